@@ -1,0 +1,1 @@
+"""Batched simulated manipulation tasks behind one small interface."""

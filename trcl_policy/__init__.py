@@ -1,0 +1,1 @@
+"""Robots that learn manipulation tasks one after another and keep them."""
