@@ -1,0 +1,59 @@
+"""What the core asks of a model, whatever its domain."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trcl_policy.continual.params import Batch, Layout, Params
+
+
+class Model(Protocol):
+    """A model that draws its own randomness first, scores one sample at a time and generates samples.
+
+    Because ``corrupt`` draws everything, ``losses`` and ``predict`` are pure functions of (params, corrupted): they can
+    be vmapped, repeated and compared bit for bit.
+    """
+
+    def corrupt(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Draw ALL randomness; the result, leaves (B, ...), holds what to match under ``target``."""
+        ...
+
+    def losses(self, params: Params, corrupted: Batch) -> Tensor:
+        """One loss per sample (B,), deterministic."""
+        ...
+
+    def predict(self, params: Params, corrupted: Batch) -> Tensor:
+        """The prediction that ``losses`` compares with ``target``, same shape as ``target``."""
+        ...
+
+    def generate(self, params: Params, condition: Batch, rng: torch.Generator) -> Batch:
+        """New samples, one per row of ``condition``, with the keys of training samples."""
+        ...
+
+
+def gradient(loss: Tensor, params: Params, layout: Layout) -> Tensor:
+    """Gradient of a scalar as a vector (P,); a parameter that the loss does not reach counts as zero."""
+    found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(found, params.values(), strict=True)]
+    return layout.flatten(dict(zip(layout.names, filled, strict=True)))
+
+
+def leaves(layout: Layout, theta: Tensor) -> dict[str, Tensor]:
+    """Views of ``theta`` (P,) that autograd treats as independent leaves."""
+    return {name: view.detach().requires_grad_() for name, view in layout.unflatten(theta.detach()).items()}
+
+
+def mean_loss(model: Model, params: Params, corrupted: Batch, chunk_size: int = 4096) -> float:
+    """Mean loss over a corrupted batch, without gradients, ``chunk_size`` samples at a time."""
+    with torch.no_grad():
+        pieces = chunks(corrupted, chunk_size)
+        return float(torch.cat([model.losses(params, piece).double() for piece in pieces]).mean())
+
+
+def chunks(batch: Batch, size: int) -> list[Batch]:
+    """Consecutive pieces of at most ``size`` rows."""
+    total = next(iter(batch.values())).shape[0]
+    return [{key: leaf[start : start + size] for key, leaf in batch.items()} for start in range(0, total, size)]
