@@ -1,1 +1,1 @@
-
+"""Demonstrations on disk: the episode store and its layout."""

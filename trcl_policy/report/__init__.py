@@ -1,1 +1,1 @@
-
+"""What finished runs say: tables, plots and one self-contained page."""

@@ -1,1 +1,1 @@
-
+"""Simulation driven from outside: collecting demonstrations, measuring policies, recording videos."""

@@ -1,0 +1,168 @@
+"""What an episode store must look like on disk, and the one clear line when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+STATE, ACTION, SUCCESS, IMAGES = "observation.state", "action", "success", "observation.images"
+# arrays under meta/ and their attribute of Index, in the order in which they are written: the end commits an episode
+META = {"attempt": "attempts", "task": "tasks", "episode_ends": "ends"}
+REQUIRED = {STATE: "f", ACTION: "f", SUCCESS: "b"}
+
+
+@dataclass(frozen=True)
+class Index:
+    """All of a store but its data arrays.
+
+    Attributes:
+        ends: (E,) int64, the row after each episode's last row, increasing.
+        tasks: (E,) int64, index into ``names``.
+        attempts: (E,) int64, which seeded attempt each episode was, -1 unknown.
+        names: task names.
+        frequencies: control frequency of each task [Hz].
+        provenance: JSON.
+    """
+
+    ends: NDArray[np.int64]
+    tasks: NDArray[np.int64]
+    attempts: NDArray[np.int64]
+    names: tuple[str, ...]
+    frequencies: tuple[float, ...]
+    provenance: Mapping[str, Any]
+
+    def number(self, task: str) -> int:
+        """Return the index of a task; raises ValueError when the store does not list it."""
+        if task not in self.names:
+            raise ValueError(f"task must be one of {list(self.names)}, got {task!r}")
+        return self.names.index(task)
+
+    def with_episode(self, task: int, length: int, attempt: int) -> Index:
+        """Return the index after one more episode of ``length`` rows."""
+        end = (int(self.ends[-1]) if len(self.ends) else 0) + length
+        return replace(
+            self,
+            ends=np.append(self.ends, np.int64(end)),
+            tasks=np.append(self.tasks, np.int64(task)),
+            attempts=np.append(self.attempts, np.int64(attempt)),
+        )
+
+    def with_task(self, name: str, frequency: float) -> Index:
+        """Return the index with one more task."""
+        return replace(self, names=(*self.names, name), frequencies=(*self.frequencies, frequency))
+
+    def with_provenance(self, provenance: Mapping[str, Any]) -> Index:
+        """Return the index with this provenance."""
+        return replace(self, provenance=dict(provenance))
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the store's zarr attributes."""
+        names, frequencies = list(self.names), list(self.frequencies)
+        return {"task_names": names, "control_frequency": frequencies, "provenance": dict(self.provenance)}
+
+
+def read_index(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, Index]:
+    """Return a store's zarr group and its index, checked against the layout.
+
+    Rows and meta entries beyond the last complete episode are what a killed writer leaves, and no fault.
+
+    Raises:
+        ValueError: no store, or a damaged one; the line names the array and what is wrong with it.
+    """
+    group = _open(path, mode)
+    ends = _meta(group, path, "episode_ends")
+    ends = (
+        ends[: len(ends) - 1] if len(ends) and ends[-1] == -1 else ends
+    )  # grown, but killed before its value was written
+    _must(
+        path,
+        not len(ends) or (ends[0] > 0 and (np.diff(ends) > 0).all()),
+        "meta/episode_ends must rise from above 0",
+        ends,
+    )
+    tasks = _meta(group, path, "task")
+    attempts = _meta(group, path, "attempt") if "attempt" in group["meta"] else np.full(len(ends), -1, np.int64)
+    for name, values in (("task", tasks), ("attempt", attempts)):
+        _must(
+            path,
+            len(values) >= len(ends),
+            f"meta/{name} must have an entry for each of {len(ends)} episodes",
+            len(values),
+        )
+    names, frequencies, provenance = _attributes(group, path)
+    tasks, attempts = tasks[: len(ends)], attempts[: len(ends)]
+    unknown = tasks[(tasks < 0) | (tasks >= len(names))]
+    _must(path, not len(unknown), f"meta/task must lie in 0..{len(names) - 1}", unknown)
+    if len(ends):
+        _check_data(group, path, int(ends[-1]))
+    return group, Index(ends, tasks, attempts, names, frequencies, provenance)
+
+
+def read_rows(array: zarr.Array, start: int, stop: int) -> NDArray:
+    """Return rows [start, stop) of an array; raises ValueError when the stored bytes can't be decoded."""
+    try:
+        return np.asarray(array[start:stop])
+    except (ValueError, RuntimeError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{array.path} must be whole, got bytes that can't be decoded: {why}") from error
+
+
+def _open(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+    """Return the zarr group with its two subgroups."""
+    try:
+        group = zarr.open_group(path, mode=mode, zarr_format=2)
+        subgroups = set(group.group_keys())
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # zarr's own "group not found" is the first
+        raise ValueError(f"{path} must be an episode store (a zarr folder of format 2), got something else") from error
+    missing = sorted({"data", "meta"} - subgroups)
+    _must(path, not missing, "groups must include data and meta", f"none called {', '.join(missing)}")
+    return group
+
+
+def _meta(group: zarr.Group, path: Path, name: str) -> NDArray[np.int64]:
+    """Return one array of ``meta/``, a vector of integers."""
+    _must(path, name in group["meta"], f"meta/{name} must be there", "no such array")
+    array = group["meta"][name]
+    _must(path, array.ndim == 1 and array.dtype.kind in "iu", f"meta/{name} must be a vector of integers", array)
+    return read_rows(array, 0, array.shape[0]).astype(np.int64)
+
+
+def _attributes(group: zarr.Group, path: Path) -> tuple[tuple[str, ...], tuple[float, ...], dict[str, Any]]:
+    """Return task names, control frequencies [Hz] and provenance."""
+    attributes = group.attrs.asdict()
+    names, frequencies = attributes.get("task_names"), attributes.get("control_frequency")
+    for name, value, kind in (("task_names", names, str), ("control_frequency", frequencies, (int, float))):
+        fits = isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
+        _must(path, fits, f"attribute {name} must be a list with one entry per task", value)
+    _must(
+        path, len(names) == len(frequencies), f"attribute control_frequency must have {len(names)} entries", frequencies
+    )
+    return tuple(names), tuple(float(f) for f in frequencies), dict(attributes.get("provenance", {}))
+
+
+def _check_data(group: zarr.Group, path: Path, num_rows: int) -> None:
+    """Check that the arrays of ``data/`` are there, long enough and of the right kind, and that actions are finite."""
+    arrays = dict(group["data"].arrays())
+    missing = sorted(set(REQUIRED) - set(arrays))
+    _must(path, not missing, f"data must hold {', '.join(REQUIRED)}", f"none called {', '.join(missing)}")
+    for key, array in arrays.items():
+        _must(path, array.shape[0] >= num_rows, f"data/{key} must have {num_rows} rows", array.shape[0])
+        kind = REQUIRED.get(key, array.dtype.kind)
+        _must(path, array.dtype.kind == kind, f"data/{key} must be of kind {kind!r}", array.dtype)
+    for key in (STATE, ACTION):
+        _must(path, arrays[key].ndim == 2, f"data/{key} must be of shape (rows, dimension)", arrays[key].shape)
+    broken = ~np.isfinite(read_rows(arrays[ACTION], 0, num_rows)).all(axis=1)
+    _must(path, not broken.any(), "data/action must be finite", f"NaN or infinity in {broken.sum()} rows")
+
+
+def _must(path: Path, holds: Any, rule: str, got: Any) -> None:
+    """Raise one line that names the rule, what came, and the store."""
+    if not holds:
+        text = " ".join(str(got).split())
+        raise ValueError(f"{rule}, got {text if len(text) <= 80 else text[:77] + '...'} (episode store {path})")
