@@ -6,9 +6,9 @@ one row; a batch of worlds holds N copies of ONE task, each at its own state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,11 +86,17 @@ class BatchedEnv(Protocol):
     num_worlds: int
 
     def reset(self, seeds: Sequence[int]) -> FloatArray:
-        """Start ``len(seeds) <= num_worlds`` worlds anew; returns observations (len(seeds), Do). Later calls use that many rows."""
+        """Start ``len(seeds) <= num_worlds`` worlds anew; returns observations (len(seeds), Do).
+
+        Later calls use that many rows.
+        """
         ...
 
     def step(self, actions: NDArray[np.floating], active: BoolArray | None = None) -> Step:
-        """Advance one control step with actions (N, Da), clipped to [-1, 1]. Rows where ``active`` is false stay as they are."""
+        """Advance one control step with actions (N, Da), clipped to [-1, 1].
+
+        Rows where ``active`` is false stay as they are.
+        """
         ...
 
     def scene(self, row: int) -> Scene:
@@ -123,4 +129,142 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Release the GL context; safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where everything is in N worlds at one moment; names as in MuJoCo, quaternions (w, x, y, z), lengths in metres.
+
+    Attributes:
+        qpos: (N, nq) joint positions.
+        qvel: (N, nv) joint velocities.
+        xpos: (N, nbody, 3) body origins.
+        xquat: (N, nbody, 4) body orientations.
+        xmat: (N, nbody, 9) body rotation matrices, row by row.
+        site_xpos: (N, nsite, 3) sites.
+        geom_xpos: (N, ngeom, 3) geom centres.
+        geom_xmat: (N, ngeom, 9) geom rotation matrices, row by row.
+        index: row of a named thing in its array, by ``"body:hand"``, ``"site:goal"``, ``"geom:objGeom"``, or the
+            address in qpos, by ``"joint:doorjoint"``.
+    """
+
+    qpos: FloatArray
+    qvel: FloatArray
+    xpos: FloatArray
+    xquat: FloatArray
+    xmat: FloatArray
+    site_xpos: FloatArray
+    geom_xpos: FloatArray
+    geom_xmat: FloatArray
+    index: Mapping[str, int]
+
+    def position(self, thing: str) -> FloatArray:
+        """(N, 3) position [m] of ``"body:NAME"``, ``"site:NAME"`` or ``"geom:NAME"``."""
+        arrays = {"body": self.xpos, "site": self.site_xpos, "geom": self.geom_xpos}
+        return arrays[thing.partition(":")[0]][:, self.index[thing]]
+
+    def joint(self, name: str) -> FloatArray:
+        """(N,) position of a hinge [rad] or slide [m] joint."""
+        return self.qpos[:, self.index[f"joint:{name}"]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Writes into the joint state that finish a reset.
+
+    Attributes:
+        qpos: first address -> values (N, k), written into joint positions.
+        still: (first, last + 1) ranges of joint velocities that are set to zero.
+    """
+
+    qpos: Mapping[int, FloatArray]
+    still: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Settling:
+    """How a world comes to rest before things are placed: constant command for ``substeps`` physics steps."""
+
+    ctrl: FloatArray
+    mocap_pos: FloatArray
+    substeps: int
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task written once on arrays, for every physics backend. All functions are pure; N worlds are N rows.
+
+    Attributes:
+        info: facts for learners.
+        load_model: compiles the scene into a ``mujoco.MjModel``.
+        substeps: physics steps per control step.
+        sample: draws one world's random vector (K,) from that world's own generator.
+        overrides: draws (N, K) -> what changes in the model, ``"body_pos:NAME"`` or ``"site_pos:NAME"`` -> (N, 3) [m].
+        settling: the motion before placing.
+        place: (draws (N, K), reading after settling) -> writes into the joint state.
+        goal: (draws (N, K), reading of the finished start) -> goal positions (N, 3) [m].
+        frame: (reading) -> one frame of observation (N, F), unclipped.
+        observe: (frame, previous frame, goal) -> observation (N, Do).
+        command: (actions (N, Da) in [-1, 1], mocap positions (N, 3)) -> controls (N, nu), next mocap positions (N, 3).
+        success: (reading, observation, goal) -> (N,) bool.
+        reward: (reading, observation, goal, success, actions) -> (N,).
+    """
+
+    info: TaskInfo
+    load_model: Callable[[], Any]
+    substeps: int
+    sample: Callable[[np.random.Generator], FloatArray]
+    overrides: Callable[[FloatArray], Mapping[str, FloatArray]]
+    settling: Settling
+    place: Callable[[FloatArray, Reading], Placement]
+    goal: Callable[[FloatArray, Reading], FloatArray]
+    frame: Callable[[Reading], FloatArray]
+    observe: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+    command: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+    success: Callable[[Reading, FloatArray, FloatArray], BoolArray]
+    reward: Callable[[Reading, FloatArray, FloatArray, BoolArray, FloatArray], FloatArray]
+
+
+class Physics(Protocol):
+    """N independent copies of one scene.
+
+    ``rows`` are world numbers (n,); arrays passed along have n rows in that order.
+
+    A world that became non-finite is marked in ``failed`` and stays as it is until its next ``restart``.
+    """
+
+    dt: float
+    num_worlds: int
+    qpos: FloatArray
+    qvel: FloatArray
+    mocap_pos: FloatArray
+    failed: BoolArray
+
+    def restart(self, rows: NDArray[np.intp], overrides: Mapping[str, FloatArray]) -> None:
+        """Put worlds at the scene's default state, with these changes of the model from now on."""
+        ...
+
+    def step(self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int) -> None:
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m]."""
+        ...
+
+    def write(self, rows: NDArray[np.intp], placement: Placement) -> None:
+        """Write joint state; derived positions are stale until ``forward``."""
+        ...
+
+    def forward(self, rows: NDArray[np.intp]) -> None:
+        """Recompute everything that follows from the state."""
+        ...
+
+    def read(self, rows: NDArray[np.intp]) -> Reading:
+        """Positions of these worlds, as of the latest ``forward`` (or the start of the latest physics step)."""
+        ...
+
+    def state(self, row: int) -> FloatArray:
+        """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
+        ...
+
+    def close(self) -> None:
+        """Release threads and memory; safe to call twice."""
         ...

@@ -1,0 +1,150 @@
+"""Which tasks and sequences there are, and how each is built: the one table at the top of the package.
+
+Names and facts need no simulator; building an environment or an expert does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trcl_envs.interface import BatchedEnv, Expert, TaskInfo, TaskSpec
+
+CW10 = (
+    "hammer-v3",
+    "push-wall-v3",
+    "faucet-close-v3",
+    "push-back-v3",
+    "stick-pull-v3",
+    "handle-press-side-v3",
+    "push-v3",
+    "shelf-place-v3",
+    "window-close-v3",
+    "peg-unplug-side-v3",
+)
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "cw10": CW10,
+    "cw20": CW10 + CW10,
+    "quick": ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "faucet-close-v3", "door-open-v3"),
+}
+BACKENDS = ("cpu",)
+
+
+def task_names() -> list[str]:
+    """Names of all tasks, sorted."""
+    from trcl_envs.metaworld_tasks import TASKS
+
+    return sorted(TASKS)
+
+
+def task_info(name: str) -> TaskInfo:
+    """The facts of a task; needs no simulator. ``name`` may come without its ``-v3``."""
+    from trcl_envs.metaworld import task_info as describe
+    from trcl_envs.metaworld_tasks import TASKS
+
+    name = resolve_task(name)
+    return describe(name, TASKS[name])
+
+
+def task_spec(name: str) -> TaskSpec:
+    """The task on arrays; its scene is compiled only when a physics backend asks for it."""
+    from trcl_envs.metaworld import task_spec as specify
+    from trcl_envs.metaworld_tasks import TASKS
+
+    name = resolve_task(name)
+    return specify(name, TASKS[name])
+
+
+def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu") -> BatchedEnv:
+    """Build worlds of one task.
+
+    Args:
+        name: a task of ``task_names()``, with or without ``-v3``.
+        num_worlds: N, at least 1.
+        threads: CPU threads that advance them, at least 1; changes no result.
+        backend: ``"cpu"``.
+
+    Raises:
+        SimulationError: the simulator is not installed.
+    """
+    from trcl_envs.cpu import CpuPhysics
+    from trcl_envs.worlds import Worlds
+
+    if backend not in BACKENDS:
+        raise ValueError(unknown("backend", backend, BACKENDS))
+    spec = task_spec(name)
+    return Worlds(spec, CpuPhysics(spec.load_model, num_worlds, threads))
+
+
+def make_expert(name: str) -> Expert:
+    """Build the scripted controller of a task."""
+    from trcl_envs.experts import MetaworldExpert
+
+    return MetaworldExpert(resolve_task(name))
+
+
+def resolve_task(name: str) -> str:
+    """The registered name of a task that may be written without its version."""
+    names = task_names()
+    full = name if name.endswith("-v3") else f"{name}-v3"
+    if full not in names:
+        raise ValueError(unknown("task", name, names))
+    return full
+
+
+def resolve_sequence(spec: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Registered task names of a sequence.
+
+    Args:
+        spec: a name in ``SEQUENCES``, comma-separated task names, a list of them, or the path of a YAML file that
+            holds a list, or a mapping with the list under ``tasks``.
+    """
+    if isinstance(spec, Path) or (isinstance(spec, str) and spec.endswith((".yaml", ".yml"))):
+        return resolve_names(read_sequence(Path(spec)), f"tasks in {spec}")
+    if not isinstance(spec, str):
+        return resolve_names(spec, "tasks")
+    if spec in SEQUENCES:
+        return SEQUENCES[spec]
+    names = [part.strip() for part in spec.split(",") if part.strip()]
+    if len(names) == 1 and not is_task(names[0]):
+        raise ValueError(unknown("task or sequence", spec, [*SEQUENCES, *task_names()]))
+    return resolve_names(names, "tasks")
+
+
+def is_task(name: str) -> bool:
+    """Whether this names a task, with or without its version."""
+    return {name, f"{name}-v3"} & set(task_names()) != set()
+
+
+def resolve_names(names: Iterable[Any], what: str) -> tuple[str, ...]:
+    """Registered names of a non-empty list of task names."""
+    names = list(names)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what} must be a non-empty list of task names, got {names}")
+    return tuple(resolve_task(name) for name in names)
+
+
+def read_sequence(path: Path) -> list[Any]:
+    """The list in a YAML file."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"tasks: can't read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"tasks: {path} is no YAML: {' '.join(str(error).split())}") from error
+    names = content.get("tasks") if isinstance(content, dict) else content
+    if not isinstance(names, list):
+        raise ValueError(f"tasks: {path} must hold a list of task names, or one under 'tasks', got {content!r}")
+    return names
+
+
+def unknown(what: str, came: str, accepted: Iterable[str]) -> str:
+    """One line that names what is accepted, what came, and the nearest match."""
+    accepted = list(accepted)
+    near = difflib.get_close_matches(came, accepted, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{what} must be one of {', '.join(accepted)}; got {came!r}{hint}"

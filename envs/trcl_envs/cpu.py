@@ -1,0 +1,144 @@
+"""Physics on the CPU: official MuJoCo, one model per thread, one state per world.
+
+Threads share nothing but Python's lock, which ``mj_step`` releases for all its substeps. A compiled model weighs about
+20 MB, so worlds don't own one: what differs between worlds (where a box stands, say) is written into the thread's model
+just before a world moves. Which thread moves a world therefore changes no bit of the result.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
+
+READ_FIELDS = ("qpos", "qvel", "xpos", "xquat", "xmat", "site_xpos", "geom_xpos", "geom_xmat")
+HAND_QUAT = (1.0, 0.0, 1.0, 0.0)
+
+
+class CpuPhysics:
+    """N worlds of one scene, advanced by a pool of threads.
+
+    Args:
+        load_model: compiles the scene; every thread gets a copy of it.
+        num_worlds: N, at least 1.
+        threads: number of threads, at least 1; with 1 everything runs in the caller's thread.
+    """
+
+    def __init__(self, load_model: Callable[[], Any], num_worlds: int, threads: int = 1) -> None:
+        for name, value in (("num_worlds", num_worlds), ("threads", threads)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        import mujoco
+
+        self._mujoco = mujoco
+        self.num_worlds = num_worlds
+        threads = min(threads, num_worlds)
+        model = load_model()
+        # A diverging world must stay visibly broken instead of being silently put back to its default state.
+        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        self._models = [model, *(copy.copy(model) for _ in range(threads - 1))]
+        self.dt = float(model.opt.timestep)
+        self.index = name_index(model)
+        self._data = [mujoco.MjData(model) for _ in range(num_worlds)]
+        self._overrides: list[list[tuple[str, int, FloatArray]]] = [[] for _ in range(num_worlds)]
+        self._views = [tuple(getattr(data, name) for name in READ_FIELDS) for data in self._data]
+        self._fields = [np.zeros((num_worlds, *view.shape)) for view in self._views[0]]
+        self.qpos, self.qvel = self._fields[:2]
+        self.mocap_pos = np.zeros((num_worlds, 3))
+        self.failed: BoolArray = np.zeros(num_worlds, dtype=bool)
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def restart(self, rows: NDArray[np.intp], overrides: Mapping[str, FloatArray]) -> None:
+        """Put worlds at the scene's default state, with these changes of the model from now on."""
+        self.failed[rows] = False
+        for place, row in enumerate(rows):
+            self._overrides[row] = [(*self._target(key), value[place].copy()) for key, value in overrides.items()]
+        self._each(rows, lambda model, row: self._mujoco.mj_resetData(model, self._data[row]))
+
+    def step(self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int) -> None:
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m]."""
+        finite = np.isfinite(ctrl).all(axis=1) & np.isfinite(mocap_pos).all(axis=1)
+        self.failed[rows[~finite]] = True
+        command = {int(row): (ctrl[i], mocap_pos[i]) for i, row in enumerate(rows)}
+
+        def advance(model: Any, row: int) -> None:
+            data = self._data[row]
+            data.ctrl[:], data.mocap_pos[0] = command[row]
+            data.mocap_quat[0] = HAND_QUAT
+            self._mujoco.mj_step(model, data, substeps)
+
+        self._each(rows[~self.failed[rows]], advance)
+
+    def write(self, rows: NDArray[np.intp], placement: Placement) -> None:
+        """Write joint state; derived positions are stale until ``forward``."""
+        for place, row in enumerate(rows):
+            data = self._data[row]
+            for first, values in placement.qpos.items():
+                data.qpos[first : first + values.shape[1]] = values[place]
+            for first, end in placement.still:
+                data.qvel[first:end] = 0.0
+
+    def forward(self, rows: NDArray[np.intp]) -> None:
+        """Recompute everything that follows from the state.
+
+        A full ``mj_forward`` rather than kinematics alone: it also refreshes the solver's warm start, which the next
+        step begins from, and Meta-World's own environments do the same.
+        """
+        self._each(rows[~self.failed[rows]], lambda model, row: self._mujoco.mj_forward(model, self._data[row]))
+
+    def read(self, rows: NDArray[np.intp]) -> Reading:
+        """Positions of these worlds, as of the latest ``forward`` (or the start of the latest physics step)."""
+        return Reading(*(field[rows] for field in self._fields), index=self.index)
+
+    def state(self, row: int) -> FloatArray:
+        """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
+        return np.concatenate([self.qpos[row], self.qvel[row], self.mocap_pos[row]])
+
+    def close(self) -> None:
+        """Release threads and memory; safe to call twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool, self._data, self._views, self._models = None, [], [], []
+
+    def _target(self, key: str) -> tuple[str, int]:
+        """Split ``"body_pos:box"`` into the model's field and the row in it."""
+        array, _, name = key.partition(":")
+        return array, self.index[f"{array.partition('_')[0]}:{name}"]
+
+    def _each(self, rows: NDArray[np.intp], act: Callable[[Any, int], None]) -> None:
+        """Do ``act(model, row)`` for every row, spread over the threads, then copy the results out."""
+        if self._pool is None:
+            self._work(self._models[0], rows, act)
+            return
+        parts = [rows[i :: len(self._models)] for i in range(len(self._models))]
+        jobs = [self._pool.submit(self._work, *job, act) for job in zip(self._models, parts, strict=True)]
+        for job in jobs:
+            job.result()
+
+    def _work(self, model: Any, rows: NDArray[np.intp], act: Callable[[Any, int], None]) -> None:
+        for row in rows.tolist():
+            for array, thing, value in self._overrides[row]:
+                getattr(model, array)[thing] = value
+            act(model, row)
+            data = self._data[row]
+            for field, view in zip(self._fields, self._views[row], strict=True):
+                field[row] = view
+            self.mocap_pos[row] = data.mocap_pos[0]
+            if not (np.isfinite(self.qpos[row]).all() and np.isfinite(self.qvel[row]).all()):
+                self.failed[row] = True
+
+
+def name_index(model: Any) -> dict[str, int]:
+    """Row of each named body, site and geom, and the qpos address of each joint, by ``"kind:name"``."""
+    index = {
+        f"{kind}:{getattr(model, kind)(i).name}": i
+        for kind in ("body", "site", "geom")
+        for i in range(getattr(model, f"n{kind}"))
+    }
+    return index | {f"joint:{model.joint(i).name}": int(model.jnt_qposadr[i]) for i in range(model.njnt)}

@@ -1,0 +1,219 @@
+"""Meta-World v3 as ``TaskSpec``: what its Sawyer scenes share, filled in by one table entry a task.
+
+Held to Meta-World's own environments: same state, same observation and success flag. Two things are defined more
+strictly here: the first observation of an episode is computed from the start state (Meta-World's may lag one physics
+behind, or show the scene before the goal moved), and it is clipped to the bounds like all later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trcl_envs.interface import (
+    BoolArray,
+    FloatArray,
+    Placement,
+    Reading,
+    Settling,
+    SimulationError,
+    TaskInfo,
+    TaskSpec,
+)
+
+TIMESTEP = 0.0025  # [s], from the scenes' MJCF
+FRAME_SKIP = 5  # physics steps per control step
+SETTLING_STEPS = 50  # control steps in which the hand moves to its start
+ACTION_SCALE = 0.01  # [m] of hand motion per control step at full action
+FRAME_DIM = 18  # hand (3), gripper opening (1), two things of position (3) and quaternion (4)
+THINGS_DIM = 14
+OBSERVATION_DIM = 2 * FRAME_DIM + 3
+WELD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0)
+
+HAND_BOUNDS = np.array([[-0.525, 0.348, -0.0525], [0.525, 1.025, 0.7]])
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object in the observation: position and quaternion.
+
+    Attributes:
+        position: ``"body:NAME"``, ``"site:NAME"`` or ``"geom:NAME"``.
+        rotation: a body's quaternion (w, x, y, z) as ``"quat:NAME"``; the rotation matrix of a ``"geom:NAME"`` or
+            ``"body:NAME"`` as quaternion (x, y, z, w), as SciPy orders it; or empty for four zeros.
+        offset: added to the position [m].
+    """
+
+    position: str
+    rotation: str = ""
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class SawyerTask:
+    """One row of the table: everything in which a Meta-World task differs from the others.
+
+    Attributes:
+        instruction: one sentence a person would say.
+        scene: MJCF file of the scene.
+        low, high: bounds (K,) of the random start vector [m].
+        things: at most two observed objects.
+        goal: (draws (N, K), reading of the start) -> goals (N, 3) [m].
+        success: (reading, observation, goal) -> (N,) bool.
+        moved: bodies that stand elsewhere in each episode: name -> (draws -> positions (N, 3)).
+        place: (draws, reading after settling) -> writes into the joint state.
+        apart: draws whose object and goal are closer than this in x and y [m] are drawn again; 0 = never.
+        hand: where the hand starts [m].
+        hand_low, hand_high: where the hand can go [m].
+        goal_low, goal_high: bounds to which the observed goal is clipped [m]; None = where the hand can go.
+        horizon: longest episode [control steps]; the papers' 200 unless the expert needs more.
+        goal_site: site that marks the goal in pictures; empty where the scene shows it otherwise.
+    """
+
+    instruction: str
+    scene: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    things: tuple[Thing, ...]
+    goal: Callable[[FloatArray, Reading], FloatArray]
+    success: Callable[[Reading, FloatArray, FloatArray], BoolArray]
+    moved: dict[str, Callable[[FloatArray], FloatArray]]
+    place: Callable[[FloatArray, Reading], Placement]
+    apart: float = 0.0
+    hand: tuple[float, float, float] = (0.0, 0.6, 0.2)
+    hand_low: tuple[float, float, float] = (-0.5, 0.40, 0.05)
+    hand_high: tuple[float, float, float] = (0.5, 1.0, 0.5)
+    goal_low: tuple[float, float, float] | None = None
+    goal_high: tuple[float, float, float] | None = None
+    horizon: int = 200
+    goal_site: str = "goal"
+
+
+def task_info(name: str, task: SawyerTask) -> TaskInfo:
+    """The facts of a task, without a simulator."""
+    return TaskInfo(name, task.instruction, OBSERVATION_DIM, 4, task.horizon, 1.0 / (TIMESTEP * FRAME_SKIP))
+
+
+def task_spec(name: str, task: SawyerTask) -> TaskSpec:
+    """The task on arrays."""
+    return TaskSpec(
+        info=task_info(name, task),
+        load_model=partial(load_scene, task.scene),
+        substeps=FRAME_SKIP,
+        sample=partial(sample_start, task),
+        overrides=lambda draws: {f"body_pos:{body}": where(draws) for body, where in task.moved.items()},
+        settling=Settling(np.array([-1.0, 1.0]), np.array(task.hand), SETTLING_STEPS * FRAME_SKIP),
+        place=task.place,
+        goal=task.goal,
+        frame=partial(frame, task.things),
+        observe=partial(observe, task),
+        command=partial(command, task),
+        success=task.success,
+        reward=sparse_reward,
+    )
+
+
+def scene_path(scene: str) -> Path:
+    """Where the installed metaworld package keeps a scene; found without importing the package."""
+    package = find_spec("metaworld")
+    if package is None or not package.submodule_search_locations:
+        raise SimulationError("Meta-World is not installed: run pip install 'trcl-policy[sim]'")
+    return Path(package.submodule_search_locations[0]) / "assets" / "sawyer_xyz" / scene
+
+
+def load_scene(scene: str) -> Any:
+    """Compile a scene into a ``mujoco.MjModel`` with the weld that ties the hand to its mocap body."""
+    path = scene_path(scene)
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_path(str(path))
+    if model.opt.timestep != TIMESTEP:
+        raise SimulationError(
+            f"timestep of {scene} must be {TIMESTEP} s, got {model.opt.timestep} s: another metaworld?"
+        )
+    # Equality data grew by a twelfth number in later MuJoCo versions; the weld's first eleven kept their meaning.
+    model.eq_data[model.eq_type == mujoco.mjtEq.mjEQ_WELD, : len(WELD)] = WELD
+    return model
+
+
+def sample_start(task: SawyerTask, rng: np.random.Generator) -> FloatArray:
+    """Draw one start vector (K,) uniformly, with object and goal far enough apart."""
+    while True:
+        draw = rng.uniform(task.low, task.high)
+        if not task.apart or np.linalg.norm(draw[:2] - draw[3:5]) >= task.apart:
+            return draw
+
+
+def frame(things: tuple[Thing, ...], reading: Reading) -> FloatArray:
+    """One frame (N, 18): hand position, gripper opening in [0, 1], then each thing's position and quaternion."""
+    apart = np.linalg.norm(reading.position("body:rightclaw") - reading.position("body:leftclaw"), axis=-1)
+    parts = [reading.position("body:hand"), np.clip(apart / 0.1, 0.0, 1.0)[:, None]]
+    for thing in things:
+        parts += [reading.position(thing.position) + np.array(thing.offset), rotation(thing.rotation, reading)]
+    parts.append(np.zeros((len(apart), THINGS_DIM - 7 * len(things))))
+    return np.concatenate(parts, axis=1)
+
+
+def rotation(source: str, reading: Reading) -> FloatArray:
+    """Quaternions (N, 4) as a ``Thing`` names them."""
+    kind, _, name = source.partition(":")
+    if not kind:
+        return np.zeros((len(reading.qpos), 4))
+    if kind == "quat":
+        return reading.xquat[:, reading.index[f"body:{name}"]]
+    matrices = reading.geom_xmat if kind == "geom" else reading.xmat
+    return quaternion_xyzw(matrices[:, reading.index[source]].reshape(-1, 3, 3))
+
+
+def quaternion_xyzw(matrix: FloatArray) -> FloatArray:
+    """Quaternions (N, 4) as (x, y, z, w) of rotation matrices (N, 3, 3), with the signs that SciPy gives them.
+
+    Four formulas exist, one for each component to divide by; the largest component is the accurate choice.
+    """
+    a, b, c = (matrix[:, 0, i] for i in range(3))
+    d, e, f = (matrix[:, 1, i] for i in range(3))
+    g, h, i = (matrix[:, 2, i] for i in range(3))
+    trace = a + e + i
+    choices = np.stack(
+        [
+            np.stack([1 - trace + 2 * a, d + b, g + c, h - f], axis=-1),
+            np.stack([d + b, 1 - trace + 2 * e, h + f, c - g], axis=-1),
+            np.stack([g + c, h + f, 1 - trace + 2 * i, d - b], axis=-1),
+            np.stack([h - f, c - g, d - b, 1 + trace], axis=-1),
+        ],
+        axis=1,
+    )
+    best = np.argmax(np.stack([a, e, i, trace], axis=-1), axis=-1)
+    quaternion = choices[np.arange(len(matrix)), best]
+    return quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
+
+
+def observe(task: SawyerTask, now: FloatArray, before: FloatArray, goal: FloatArray) -> FloatArray:
+    """Observation (N, 39): this frame, the previous one, and the goal, each clipped as Meta-World clips it."""
+    low = task.hand_low if task.goal_low is None else task.goal_low
+    high = task.hand_high if task.goal_high is None else task.goal_high
+    return np.concatenate([clip_frame(now), clip_frame(before), np.clip(goal, low, high)], axis=1)
+
+
+def clip_frame(values: FloatArray) -> FloatArray:
+    """Frame (N, 18) with the hand inside its bounds."""
+    return np.concatenate([np.clip(values[:, :3], *HAND_BOUNDS), values[:, 3:]], axis=1)
+
+
+def command(task: SawyerTask, actions: FloatArray, mocap_pos: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Finger controls (N, 2) and the hand's next mocap position (N, 3) [m] for actions (N, 4)."""
+    target = np.clip(mocap_pos + ACTION_SCALE * actions[:, :3], task.hand_low, task.hand_high)
+    return np.stack([actions[:, 3], -actions[:, 3]], axis=1), target
+
+
+def sparse_reward(
+    reading: Reading, observation: FloatArray, goal: FloatArray, success: BoolArray, actions: FloatArray
+) -> FloatArray:
+    """1.0 in every control step that counts as solved, else 0.0."""
+    return success.astype(np.float64)
