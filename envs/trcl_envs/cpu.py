@@ -28,6 +28,9 @@ class CpuPhysics:
         load_model: compiles the scene; every thread gets a copy of it.
         num_worlds: N, at least 1.
         threads: number of threads, at least 1; with 1 everything runs in the caller's thread.
+
+    Attributes:
+        data: MuJoCo's own state of each world, for tools that need more than ``read`` shows.
     """
 
     def __init__(self, load_model: Callable[[], Any], num_worlds: int, threads: int = 1) -> None:
@@ -45,9 +48,9 @@ class CpuPhysics:
         self._models = [model, *(copy.copy(model) for _ in range(threads - 1))]
         self.dt = float(model.opt.timestep)
         self.index = name_index(model)
-        self._data = [mujoco.MjData(model) for _ in range(num_worlds)]
+        self.data = [mujoco.MjData(model) for _ in range(num_worlds)]
         self._overrides: list[list[tuple[str, int, FloatArray]]] = [[] for _ in range(num_worlds)]
-        self._views = [tuple(getattr(data, name) for name in READ_FIELDS) for data in self._data]
+        self._views = [tuple(getattr(data, name) for name in READ_FIELDS) for data in self.data]
         self._fields = [np.zeros((num_worlds, *view.shape)) for view in self._views[0]]
         self.qpos, self.qvel = self._fields[:2]
         self.mocap_pos = np.zeros((num_worlds, 3))
@@ -59,7 +62,7 @@ class CpuPhysics:
         self.failed[rows] = False
         for place, row in enumerate(rows):
             self._overrides[row] = [(*self._target(key), value[place].copy()) for key, value in overrides.items()]
-        self._each(rows, lambda model, row: self._mujoco.mj_resetData(model, self._data[row]))
+        self._each(rows, lambda model, row: self._mujoco.mj_resetData(model, self.data[row]))
 
     def step(self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int) -> None:
         """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m]."""
@@ -68,7 +71,7 @@ class CpuPhysics:
         command = {int(row): (ctrl[i], mocap_pos[i]) for i, row in enumerate(rows)}
 
         def advance(model: Any, row: int) -> None:
-            data = self._data[row]
+            data = self.data[row]
             data.ctrl[:], data.mocap_pos[0] = command[row]
             data.mocap_quat[0] = HAND_QUAT
             self._mujoco.mj_step(model, data, substeps)
@@ -78,7 +81,7 @@ class CpuPhysics:
     def write(self, rows: NDArray[np.intp], placement: Placement) -> None:
         """Write joint state; derived positions are stale until ``forward``."""
         for place, row in enumerate(rows):
-            data = self._data[row]
+            data = self.data[row]
             for first, values in placement.qpos.items():
                 data.qpos[first : first + values.shape[1]] = values[place]
             for first, end in placement.still:
@@ -90,7 +93,7 @@ class CpuPhysics:
         A full ``mj_forward`` rather than kinematics alone: it also refreshes the solver's warm start, which the next
         step begins from, and Meta-World's own environments do the same.
         """
-        self._each(rows[~self.failed[rows]], lambda model, row: self._mujoco.mj_forward(model, self._data[row]))
+        self._each(rows[~self.failed[rows]], lambda model, row: self._mujoco.mj_forward(model, self.data[row]))
 
     def read(self, rows: NDArray[np.intp]) -> Reading:
         """Positions of these worlds, as of the latest ``forward`` (or the start of the latest physics step)."""
@@ -104,7 +107,7 @@ class CpuPhysics:
         """Release threads and memory; safe to call twice."""
         if self._pool is not None:
             self._pool.shutdown()
-        self._pool, self._data, self._views, self._models = None, [], [], []
+        self._pool, self.data, self._views, self._models = None, [], [], []
 
     def _target(self, key: str) -> tuple[str, int]:
         """Split ``"body_pos:box"`` into the model's field and the row in it."""
@@ -126,7 +129,7 @@ class CpuPhysics:
             for array, thing, value in self._overrides[row]:
                 getattr(model, array)[thing] = value
             act(model, row)
-            data = self._data[row]
+            data = self.data[row]
             for field, view in zip(self._fields, self._views[row], strict=True):
                 field[row] = view
             self.mocap_pos[row] = data.mocap_pos[0]
