@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,35 +74,36 @@ def read_index(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, Index]
     Rows and meta entries beyond the last complete episode are what a killed writer leaves, and no fault.
 
     Raises:
-        ValueError: no store, or a damaged one; the line names the array and what is wrong with it.
+        ValueError: no store, or a damaged one; the line names the array, what is wrong with it, and the store.
     """
-    group = _open(path, mode)
-    ends = _meta(group, path, "episode_ends")
-    ends = (
-        ends[: len(ends) - 1] if len(ends) and ends[-1] == -1 else ends
-    )  # grown, but killed before its value was written
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # zarr warns of the half-written files of a killed writer
+        try:
+            group = _open(path, mode)
+            return group, _checked(group)
+        except ValueError as error:
+            raise ValueError(f"{str(error).splitlines()[0]} (episode store {path})") from error
+
+
+def _checked(group: zarr.Group) -> Index:
+    """Return the index of a group after checking every array against it."""
+    ends = _meta(group, "episode_ends")
+    while len(ends) and ends[-1] == -1:  # grown, but the writer was killed before it put the values in
+        ends = ends[:-1]
     _must(
-        path,
-        not len(ends) or (ends[0] > 0 and (np.diff(ends) > 0).all()),
-        "meta/episode_ends must rise from above 0",
-        ends,
+        not len(ends) or (ends[0] > 0 and (np.diff(ends) > 0).all()), "meta/episode_ends must rise from above 0", ends
     )
-    tasks = _meta(group, path, "task")
-    attempts = _meta(group, path, "attempt") if "attempt" in group["meta"] else np.full(len(ends), -1, np.int64)
+    tasks = _meta(group, "task")
+    attempts = _meta(group, "attempt") if "attempt" in group["meta"] else np.full(len(ends), -1, np.int64)
     for name, values in (("task", tasks), ("attempt", attempts)):
-        _must(
-            path,
-            len(values) >= len(ends),
-            f"meta/{name} must have an entry for each of {len(ends)} episodes",
-            len(values),
-        )
-    names, frequencies, provenance = _attributes(group, path)
+        _must(len(values) >= len(ends), f"meta/{name} must have an entry for each of {len(ends)} episodes", len(values))
+    names, frequencies, provenance = _attributes(group)
     tasks, attempts = tasks[: len(ends)], attempts[: len(ends)]
     unknown = tasks[(tasks < 0) | (tasks >= len(names))]
-    _must(path, not len(unknown), f"meta/task must lie in 0..{len(names) - 1}", unknown)
+    _must(not len(unknown), f"meta/task must lie in 0..{len(names) - 1}", unknown)
     if len(ends):
-        _check_data(group, path, int(ends[-1]))
-    return group, Index(ends, tasks, attempts, names, frequencies, provenance)
+        _check_data(group, int(ends[-1]))
+    return Index(ends, tasks, attempts, names, frequencies, provenance)
 
 
 def read_rows(array: zarr.Array, start: int, stop: int) -> NDArray:
@@ -117,52 +119,53 @@ def _open(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
     """Return the zarr group with its two subgroups."""
     try:
         group = zarr.open_group(path, mode=mode, zarr_format=2)
-        subgroups = set(group.group_keys())
+        subgroups = dict(group.groups())
+        for subgroup in subgroups.values():
+            dict(subgroup.arrays())  # reads every array's description
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # zarr's own "group not found" is the first
-        raise ValueError(f"{path} must be an episode store (a zarr folder of format 2), got something else") from error
-    missing = sorted({"data", "meta"} - subgroups)
-    _must(path, not missing, "groups must include data and meta", f"none called {', '.join(missing)}")
+        raise ValueError(f"folder must be a zarr group of format 2, got {type(error).__name__}: {error}") from error
+    missing = sorted({"data", "meta"} - set(subgroups))
+    _must(not missing, "groups must include data and meta", f"none called {', '.join(missing)}")
     return group
 
 
-def _meta(group: zarr.Group, path: Path, name: str) -> NDArray[np.int64]:
+def _meta(group: zarr.Group, name: str) -> NDArray[np.int64]:
     """Return one array of ``meta/``, a vector of integers."""
-    _must(path, name in group["meta"], f"meta/{name} must be there", "no such array")
+    _must(name in group["meta"], f"meta/{name} must be there", "no such array")
     array = group["meta"][name]
-    _must(path, array.ndim == 1 and array.dtype.kind in "iu", f"meta/{name} must be a vector of integers", array)
+    _must(array.ndim == 1 and array.dtype.kind in "iu", f"meta/{name} must be a vector of integers", array)
     return read_rows(array, 0, array.shape[0]).astype(np.int64)
 
 
-def _attributes(group: zarr.Group, path: Path) -> tuple[tuple[str, ...], tuple[float, ...], dict[str, Any]]:
+def _attributes(group: zarr.Group) -> tuple[tuple[str, ...], tuple[float, ...], dict[str, Any]]:
     """Return task names, control frequencies [Hz] and provenance."""
     attributes = group.attrs.asdict()
     names, frequencies = attributes.get("task_names"), attributes.get("control_frequency")
     for name, value, kind in (("task_names", names, str), ("control_frequency", frequencies, (int, float))):
         fits = isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
-        _must(path, fits, f"attribute {name} must be a list with one entry per task", value)
-    _must(
-        path, len(names) == len(frequencies), f"attribute control_frequency must have {len(names)} entries", frequencies
-    )
+        _must(fits, f"attribute {name} must be a list with one entry per task", value)
+    matches = len(names) == len(frequencies)
+    _must(matches, f"attribute control_frequency must have {len(names)} entries", frequencies)
     return tuple(names), tuple(float(f) for f in frequencies), dict(attributes.get("provenance", {}))
 
 
-def _check_data(group: zarr.Group, path: Path, num_rows: int) -> None:
+def _check_data(group: zarr.Group, num_rows: int) -> None:
     """Check that the arrays of ``data/`` are there, long enough and of the right kind, and that actions are finite."""
     arrays = dict(group["data"].arrays())
     missing = sorted(set(REQUIRED) - set(arrays))
-    _must(path, not missing, f"data must hold {', '.join(REQUIRED)}", f"none called {', '.join(missing)}")
+    _must(not missing, f"data must hold {', '.join(REQUIRED)}", f"none called {', '.join(missing)}")
     for key, array in arrays.items():
-        _must(path, array.shape[0] >= num_rows, f"data/{key} must have {num_rows} rows", array.shape[0])
+        _must(array.shape[0] >= num_rows, f"data/{key} must have {num_rows} rows", array.shape[0])
         kind = REQUIRED.get(key, array.dtype.kind)
-        _must(path, array.dtype.kind == kind, f"data/{key} must be of kind {kind!r}", array.dtype)
+        _must(array.dtype.kind == kind, f"data/{key} must be of kind {kind!r}", array.dtype)
     for key in (STATE, ACTION):
-        _must(path, arrays[key].ndim == 2, f"data/{key} must be of shape (rows, dimension)", arrays[key].shape)
+        _must(arrays[key].ndim == 2, f"data/{key} must be of shape (rows, dimension)", arrays[key].shape)
     broken = ~np.isfinite(read_rows(arrays[ACTION], 0, num_rows)).all(axis=1)
-    _must(path, not broken.any(), "data/action must be finite", f"NaN or infinity in {broken.sum()} rows")
+    _must(not broken.any(), "data/action must be finite", f"NaN or infinity in {broken.sum()} rows")
 
 
-def _must(path: Path, holds: Any, rule: str, got: Any) -> None:
-    """Raise one line that names the rule, what came, and the store."""
+def _must(holds: Any, rule: str, got: Any) -> None:
+    """Raise one line that names the rule, what came."""
     if not holds:
         text = " ".join(str(got).split())
-        raise ValueError(f"{rule}, got {text if len(text) <= 80 else text[:77] + '...'} (episode store {path})")
+        raise ValueError(f"{rule}, got {text if len(text) <= 80 else text[:77] + '...'}")

@@ -44,7 +44,7 @@ class EpisodeStore:
     def __init__(self, path: Path, group: zarr.Group, index: Index, lock: int | None) -> None:
         self.path = path
         self._group = group
-        self._data = dict(group["data"].arrays())
+        self._data = dict(group["data"].arrays()) if len(index.ends) else {}
         self._meta: dict[str, zarr.Array] = {}  # filled only for appending
         self._index = index
         self._release = weakref.finalize(self, os.close, lock) if lock is not None else None
@@ -279,11 +279,12 @@ class EpisodeStore:
         with explained("write", self.path):
             for partial in self.path.rglob("*.partial"):
                 partial.unlink(missing_ok=True)
-            for key in list(self._data):
-                if not len(self):
-                    del self._data[key], self._group["data"][key]
-                else:
-                    resize(self._data[key], self.num_rows)
+            if not len(self):
+                for leftover in [entry for entry in (self.path / "data").iterdir() if entry.is_dir()]:
+                    shutil.rmtree(leftover)
+                self._data = {}
+            for array in self._data.values():
+                resize(array, self.num_rows)
             self._meta = dict(self._group["meta"].arrays())
             for name, attribute in META.items():
                 if name not in self._meta:
