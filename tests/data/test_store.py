@@ -229,8 +229,12 @@ def test_failed_append_changes_nothing_and_the_next_one_succeeds(tmp_path, monke
 
 
 def test_create_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
+    replace_file = os.replace
+
+    def refuse(source, target):
+        if str(target) == str(tmp_path / "s"):
+            raise OSError(28, "No space left on device")
+        replace_file(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(FileError, match="no space left on device"):
