@@ -1,6 +1,20 @@
-"""Batched simulated manipulation tasks behind one small interface."""
+"""Batched simulated manipulation tasks behind one small interface.
 
-from trcl_envs.catalog import SEQUENCES, make_env, make_expert, resolve_sequence, task_info, task_names
+Importing this package tells Gymnasium about the tasks (``gymnasium.make("trcl/hammer-v3")``) and does nothing else.
+"""
+
+from trcl_envs.catalog import (
+    SEQUENCES,
+    make_env,
+    make_expert,
+    make_renderer,
+    resolve_sequence,
+    resolve_task,
+    task_info,
+    task_names,
+)
+from trcl_envs.gl import choose_gl, gl_report
+from trcl_envs.gym import register_envs
 from trcl_envs.interface import BatchedEnv, Expert, Renderer, Scene, SimulationError, Step, TaskInfo
 
 __all__ = [
@@ -12,9 +26,16 @@ __all__ = [
     "SimulationError",
     "Step",
     "TaskInfo",
+    "choose_gl",
+    "gl_report",
     "make_env",
     "make_expert",
+    "make_renderer",
+    "register_envs",
     "resolve_sequence",
+    "resolve_task",
     "task_info",
     "task_names",
 ]
+
+register_envs()

@@ -8,9 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trcl_envs.interface import BatchedEnv, Expert, TaskInfo, TaskSpec
+from trcl_envs.interface import Expert, Renderer, TaskInfo, TaskSpec
+
+if TYPE_CHECKING:
+    from trcl_envs.worlds import Worlds
 
 CW10 = (
     "hammer-v3",
@@ -57,7 +60,7 @@ def task_spec(name: str) -> TaskSpec:
     return specify(name, TASKS[name])
 
 
-def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu") -> BatchedEnv:
+def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu") -> Worlds:
     """Build worlds of one task.
 
     Args:
@@ -83,6 +86,17 @@ def make_expert(name: str) -> Expert:
     from trcl_envs.experts import MetaworldExpert
 
     return MetaworldExpert(resolve_task(name))
+
+
+def make_renderer(name: str, width: int, height: int, camera: str | None = None) -> Renderer:
+    """Build what draws the scenes of a task off screen: pictures (height, width, 3) from a named camera.
+
+    Raises:
+        SimulationError: this machine can't draw, or the simulator is not installed.
+    """
+    from trcl_envs.render import MujocoRenderer
+
+    return MujocoRenderer(task_spec(name), width, height, camera)
 
 
 def resolve_task(name: str) -> str:

@@ -73,7 +73,6 @@ class SawyerTask:
         hand_low, hand_high: where the hand can go [m].
         goal_low, goal_high: bounds to which the observed goal is clipped [m]; None = where the hand can go.
         horizon: longest episode [control steps]; the papers' 200 unless the expert needs more.
-        goal_site: site that marks the goal in pictures; empty where the scene shows it otherwise.
     """
 
     instruction: str
@@ -92,7 +91,6 @@ class SawyerTask:
     goal_low: tuple[float, float, float] | None = None
     goal_high: tuple[float, float, float] | None = None
     horizon: int = 200
-    goal_site: str = "goal"
 
 
 def task_info(name: str, task: SawyerTask) -> TaskInfo:
