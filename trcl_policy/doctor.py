@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import cast
 
 MUJOCO_MIN, MUJOCO_BELOW = "3.3", "4.1"
 METAWORLD_MUJOCO_BELOW = "3.17"  # from there on equality data are 12 wide and metaworld's own reset fails
@@ -166,13 +167,18 @@ def check_video() -> Check:
 
 def check_rendering() -> Check:
     """Return whether pictures can be rendered without a screen; only videos and pictures need it."""
-    advice = "Debian: apt install libegl1 libgl1-mesa-dri (or libosmesa6, then MUJOCO_GL=osmesa)"
     try:
-        render = importlib.import_module("trcl_envs.render")
+        from trcl_envs.gl import gl_report
     except IMPORT_FAULTS as fault:
-        return Check("rendering", None, _line(fault), advice)
-    ok, found = render.gl_report()
-    return Check("rendering", True if ok else None, found, "" if ok else advice)
+        return _broken("rendering", fault, SETUP)
+    gl = gl_report()
+    chosen, states = str(gl["chosen"]), cast("dict[str, str]", gl["backends"])
+    found = ", ".join(f"{name}: {state}" for name, state in states.items())
+    if gl["mend"]:
+        return Check("rendering", None, found, f"for videos, on Debian: {gl['mend']}")
+    if states.get(chosen, "works") != "works":
+        return Check("rendering", None, f"MUJOCO_GL={chosen}; {found}", "unset MUJOCO_GL, another backend works")
+    return Check("rendering", True, chosen)
 
 
 def check_machine() -> Check:
@@ -209,9 +215,9 @@ def _loads(package: str, module: str, advice: str = SETUP) -> Check:
 
 def _broken(package: str, fault: Exception, advice: str) -> Check:
     found = _version(package)
-    if found is None:
+    if found is None and isinstance(fault, ModuleNotFoundError):
         return Check(package, False, "not installed", advice)
-    return Check(package, False, f"{found} does not load: {_line(fault)}", advice)
+    return Check(package, False, f"{found or 'it'} does not load: {_line(fault)}", advice)
 
 
 def _line(fault: Exception) -> str:
