@@ -97,7 +97,8 @@ class CpuPhysics:
 
     def read(self, rows: NDArray[np.intp]) -> Reading:
         """Positions of these worlds, as of the latest ``forward`` (or the start of the latest physics step)."""
-        return Reading(*(field[rows] for field in self._fields), index=self.index)
+        fields = zip(READ_FIELDS, self._fields, strict=True)
+        return Reading(index=self.index, **{name: field[rows] for name, field in fields})
 
     def state(self, row: int) -> FloatArray:
         """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""

@@ -36,4 +36,5 @@ def scripted_policy(task: str) -> Any:
         raise SimulationError("Meta-World is not installed: run pip install 'trcl-policy[sim]'") from error
     # Each policy says at its first call that its actions exceed the bounds; our callers clip them.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
-    return ENV_POLICY_MAP[task]()
+    policies: dict[str, Any] = dict(ENV_POLICY_MAP)
+    return policies[task]()

@@ -51,7 +51,7 @@ def observation_space() -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(np.concatenate([low, low, -goal]), np.concatenate([high, high, goal]), dtype=np.float64)
 
 
-class TaskEnv(gymnasium.Env[FloatArray, NDArray[np.float32]]):
+class TaskEnv(gymnasium.Env[Any, Any]):
     """One world of one task. ``info["success"]`` tells whether this step counts as solved; that ends no episode.
 
     Episodes end by truncation at the task's horizon (Gymnasium's ``TimeLimit``), or by termination if physics broke.
@@ -95,7 +95,7 @@ class TaskEnv(gymnasium.Env[FloatArray, NDArray[np.float32]]):
         success, failed = bool(step.success[0]), bool(step.failed[0])
         return step.observation[0], float(step.reward[0]), failed, False, {"success": success}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return a picture (height, width, 3) of the world as it is now."""
         if self.render_mode is None:
             return None
@@ -110,7 +110,7 @@ class TaskEnv(gymnasium.Env[FloatArray, NDArray[np.float32]]):
             self._renderer.close()
 
 
-class TaskVectorEnv(gymnasium.vector.VectorEnv[FloatArray, NDArray[np.float32], NDArray[Any]]):
+class TaskVectorEnv(gymnasium.vector.VectorEnv[Any, Any, NDArray[Any]]):
     """N worlds of one task on the batched physics, each started anew in the step after its episode ended.
 
     Args:
@@ -153,7 +153,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[FloatArray, NDArray[np.float32], 
         self._picture = (width, height, camera)
         self._renderer: Renderer | None = None
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Start all episodes; a single seed s gives world i the episode s + i, as Gymnasium itself does."""
@@ -180,7 +180,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[FloatArray, NDArray[np.float32], 
         self._over = truncated | terminated
         return observation, reward, terminated, truncated, self._infos(step.success & ~begun)
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One picture (height, width, 3) of each world."""
         if self.render_mode is None:
             return None
