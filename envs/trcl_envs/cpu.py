@@ -66,6 +66,7 @@ class CpuPhysics:
 
     def step(self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int) -> None:
         """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m]."""
+        # A world with a broken command isn't stepped at all, or MuJoCo would write its log into the current folder.
         finite = np.isfinite(ctrl).all(axis=1) & np.isfinite(mocap_pos).all(axis=1)
         self.failed[rows[~finite]] = True
         command = {int(row): (ctrl[i], mocap_pos[i]) for i, row in enumerate(rows)}

@@ -48,6 +48,13 @@ def test_start_state_is_the_one_meta_world_resets_to(pair):
         np.testing.assert_allclose(env.scene(0).overrides["goal"], public.env._target_pos, atol=1e-12)
 
 
+def test_observed_goal_has_the_same_bounds(pair):
+    public, env, _ = pair
+    space, frame = public.env.sawyer_observation_space, np.zeros((2, 18))
+    goals = env.spec.observe(frame, frame, np.array([[-np.inf] * 3, [np.inf] * 3]))[:, 36:]
+    np.testing.assert_allclose(goals, [space.low[36:], space.high[36:]], atol=1e-12)
+
+
 def test_same_state_gives_same_observation_and_success(pair):
     public, env, expert = pair
     observation, solved = env.reset([5]), 0
