@@ -64,8 +64,13 @@ class CpuPhysics:
             self._overrides[row] = [(*self._target(key), value[place].copy()) for key, value in overrides.items()]
         self._each(rows, lambda model, row: self._mujoco.mj_resetData(model, self.data[row]))
 
-    def step(self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int) -> None:
-        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m]."""
+    def step(
+        self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int, forward: bool = False
+    ) -> None:
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
+
+        With ``forward``, everything that follows from the new state is recomputed in the same sweep.
+        """
         # A world with a broken command isn't stepped at all, or MuJoCo would write its log into the current folder.
         finite = np.isfinite(ctrl).all(axis=1) & np.isfinite(mocap_pos).all(axis=1)
         self.failed[rows[~finite]] = True
@@ -76,6 +81,8 @@ class CpuPhysics:
             data.ctrl[:], data.mocap_pos[0] = command[row]
             data.mocap_quat[0] = HAND_QUAT
             self._mujoco.mj_step(model, data, substeps)
+            if forward:
+                self._mujoco.mj_forward(model, data)
 
         self._each(rows[~self.failed[rows]], advance)
 

@@ -245,8 +245,13 @@ class Physics(Protocol):
         """Put worlds at the scene's default state, with these changes of the model from now on."""
         ...
 
-    def step(self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int) -> None:
-        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m]."""
+    def step(
+        self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int, forward: bool = False
+    ) -> None:
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
+
+        With ``forward``, everything that follows from the new state is recomputed in the same sweep.
+        """
         ...
 
     def write(self, rows: NDArray[np.intp], placement: Placement) -> None:

@@ -58,8 +58,7 @@ class Worlds:
         mask = np.ones(len(self._rows), dtype=bool) if active is None else np.asarray(active, dtype=bool)
         rows = self._rows[mask & ~self.physics.failed[self._rows]]
         ctrl, mocap_pos = self.spec.command(actions[rows], self.physics.mocap_pos[rows])
-        self.physics.step(rows, ctrl, mocap_pos, self.spec.substeps)
-        self.physics.forward(rows)
+        self.physics.step(rows, ctrl, mocap_pos, self.spec.substeps, forward=True)
         self._look(rows, actions)
         now = slice(0, len(self._rows))
         return Step(
