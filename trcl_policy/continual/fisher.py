@@ -142,7 +142,9 @@ def per_sample_gradients(
     each = vmap(grad(loss_of_one), in_dims=(None, 0))
     params = layout.unflatten(theta.detach())
     for piece in chunks(corrupted, chunk_size):
-        yield layout.flatten_rows(each(params, dict(piece)))
+        with torch.compiler.set_stance("force_eager"):  # compiled functions can't be vmapped
+            gradients = each(params, dict(piece))
+        yield layout.flatten_rows(gradients)
 
 
 def estimate(

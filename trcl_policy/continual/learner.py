@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -96,6 +96,7 @@ def learn(
     training: Training,
     streams: Streams,
     snapshot_every: int = 50,
+    snapshot_at: Collection[int] = (),
     resume: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Snapshot]:
     """Learn ``tasks`` one after another and yield snapshots.
@@ -114,12 +115,13 @@ def learn(
         training: steps and rates.
         streams: random streams; the run is a function of their seed.
         snapshot_every: updates between ``step`` snapshots.
+        snapshot_at: further updates within a task at which a ``step`` snapshot is wanted.
         resume: a former ``Snapshot.state()``: the run goes on from there, bit for bit as if it had never stopped.
     """
     run = _Run(model, params, tasks, method, training, streams)
     if resume is not None:
         run.restore(resume)
-    yield from run.snapshots(snapshot_every)
+    yield from run.snapshots(snapshot_every, frozenset(snapshot_at))
 
 
 class _Run:
@@ -135,11 +137,11 @@ class _Run:
         self.position = Position()
         self.seconds = {"training": 0.0, "fisher": 0.0, "replay": 0.0}
 
-    def snapshots(self, every: int) -> Iterator[Snapshot]:
+    def snapshots(self, every: int, at: Collection[int]) -> Iterator[Snapshot]:
         """All snapshots from the current position on."""
         while True:
             if self.position.step < self.total_steps:
-                yield from self._train(every)
+                yield from self._train(every, at)
             if not self.position.settled:
                 if self.position.task == len(self.tasks) - 1:
                     return
@@ -151,12 +153,12 @@ class _Run:
         self.optimizer.begin(self.optimizer.released.clone())
         self.position = Position(task)
 
-    def _train(self, every: int) -> Iterator[Snapshot]:
+    def _train(self, every: int, at: Collection[int]) -> Iterator[Snapshot]:
         params = leaves(self.layout, self.optimizer.theta)
         for step in range(self.position.step, self.total_steps):
             started = time.perf_counter()
             last = step + 1 == self.total_steps
-            wanted = last or (step + 1) % every == 0
+            wanted = last or (step + 1) % every == 0 or step + 1 in at
             scalars = self._step(params, step, wanted)
             self.position = Position(self.position.task, step + 1)
             self.seconds["training"] += time.perf_counter() - started
@@ -204,7 +206,7 @@ class _Run:
         learned = Learned(
             task=self.tasks[index],
             task_index=index,
-            old_tasks=self.tasks.tasks[: index + 1],
+            old_tasks=self.tasks.distinct(index + 1),
             model=self.model,
             layout=self.layout,
             theta=self.optimizer.released.clone(),

@@ -118,13 +118,19 @@ class TaskSequence:
         """The task at ``index``."""
         return self.tasks[index]
 
+    def distinct(self, count: int) -> tuple[Task, ...]:
+        """The different tasks among the first ``count``: a task met twice shares its sample set and counts once."""
+        first = {id(task.samples): task for task in reversed(self.tasks[:count])}
+        return tuple(reversed(first.values()))
+
     def merged(self) -> TaskSequence:
-        """All tasks as a single one: training on it is the joint bound."""
-        held_out = [task.held_out for task in self.tasks if task.held_out is not None]
+        """All different tasks as a single one: training on it is the joint bound."""
+        tasks = self.distinct(len(self))
+        held_out = [task.held_out for task in tasks if task.held_out is not None]
         task = Task(
             name="joint",
-            samples=JoinedSamples([task.samples for task in self.tasks]),
-            condition=concatenate([task.condition for task in self.tasks]),
+            samples=JoinedSamples([task.samples for task in tasks]),
+            condition=concatenate([task.condition for task in tasks]),
             held_out=JoinedSamples(held_out) if held_out else None,
         )
         return TaskSequence((task,))

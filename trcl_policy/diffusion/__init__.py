@@ -1,1 +1,1 @@
-
+"""Diffusion models of any shape, on diffusers' schedulers, as models of the continual core."""

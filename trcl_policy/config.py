@@ -1,0 +1,342 @@
+"""The configuration of a run: typed dataclasses, strict YAML, dotted overrides.
+
+Every field can be set in a YAML file and on the command line (``--training.steps 2000`` or ``training.steps=2000``).
+Unknown keys, wrong types and impossible values are one line that names the key, what came and what is accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trcl_policy.continual.methods import METHODS, Options
+from trcl_policy.continual.optimizer import Training
+from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.policy.trajectory import Network
+
+DOMAINS = ("policy",)
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16")
+
+
+class ConfigError(ValueError):
+    """Raised for a configuration that can't be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where demonstrations come from.
+
+    Attributes:
+        store: episode store made by ``trcl collect``.
+        episodes: demonstrations used of each task.
+        held_out: of these, how many are never trained on and only serve for held-out losses.
+    """
+
+    store: str = "data/quick.zarr"
+    episodes: int = 50
+    held_out: int = 5
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can tell."""
+        if not 0 <= self.held_out < self.episodes:
+            raise ValueError(f"held_out must be in [0, episodes = {self.episodes}), got {self.held_out}")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Windows that the policy sees and acts in.
+
+    Attributes:
+        n_obs_steps: observations in the history.
+        horizon: predicted actions.
+        n_action_steps: executed actions before the policy looks again.
+        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all.
+        policy_fraction: share of training samples that train the policy; the rest trains the generator.
+        min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
+    """
+
+    n_obs_steps: int = 1
+    horizon: int = 8
+    n_action_steps: int = 4
+    observation_indices: str = "0:18,36:39"
+    policy_fraction: float = 0.5
+    min_range: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name in ("n_obs_steps", "horizon", "n_action_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.n_action_steps > self.horizon:
+            raise ValueError(f"n_action_steps must be <= horizon = {self.horizon}, got {self.n_action_steps}")
+        if not 0 <= self.policy_fraction <= 1:
+            raise ValueError(f"policy_fraction must be in [0, 1], got {self.policy_fraction}")
+        if not self.min_range > 0:
+            raise ValueError(f"min_range must be > 0, got {self.min_range}")
+        self.indices(10**6)
+
+    def indices(self, size: int) -> tuple[int, ...]:
+        """The chosen entries of an observation of ``size`` numbers."""
+        if not self.observation_indices:
+            return tuple(range(size))
+        chosen: list[int] = []
+        for piece in self.observation_indices.split(","):
+            try:
+                ends = [int(end) for end in piece.split(":")]
+                chosen += range(*ends) if len(ends) == 2 else [ends[0]] if len(ends) == 1 else [-1]
+            except ValueError:
+                chosen.append(-1)
+        if not chosen or min(chosen) < 0 or max(chosen) >= size or len(set(chosen)) != len(chosen):
+            raise ValueError(
+                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', "
+                f"got {self.observation_indices!r}"
+            )
+        return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class MethodConfig(Options):
+    """The continual-learning method and its knobs.
+
+    Attributes:
+        name: a row of ``trcl methods``.
+    """
+
+    name: str = "trcl"
+
+    def __post_init__(self) -> None:
+        """Check that the method exists and takes its knobs."""
+        if self.name not in METHODS:
+            raise ValueError(
+                f"name must be one of {', '.join(METHODS)}{_nearest(self.name, METHODS)}, got {self.name!r}"
+            )
+        METHODS[self.name].build(self)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Rollouts that measure retention after every task.
+
+    Attributes:
+        episodes: rollouts of every task seen.
+        seed: seed of the first start state; episode n uses seed + n. Keep it away from the seeds of demonstrations.
+        at_steps: updates within a task at which all older tasks are rolled out too, for re-convergence curves.
+        threads: physics threads.
+    """
+
+    episodes: int = 25
+    seed: int = 1_000_000
+    at_steps: tuple[int, ...] = ()
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name in ("episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if any(step < 1 for step in self.at_steps):
+            raise ValueError(f"at_steps must be >= 1, got {list(self.at_steps)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a sequence of tasks, a method, and how it is measured.
+
+    Attributes:
+        domain: what is learned: ``policy``.
+        tasks: a sequence (``quick``, ``cw10``, ``cw20``), a YAML file with a list, or a list of task names.
+        seed: seed of everything random in learning.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16`` (autocast).
+        compile: compile the network with torch.compile.
+        threads: CPU threads of torch; one is fastest for the small network and safe beside other work.
+        log_every: updates between log lines.
+        save_every_s: seconds between saves of the resumable state within a task.
+    """
+
+    domain: str = "policy"
+    tasks: str | tuple[str, ...] = "quick"
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+    compile: bool = False
+    threads: int = 1
+    log_every: int = 50
+    save_every_s: float = 60.0
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    network: Network = field(default_factory=Network)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    training: Training = field(default_factory=Training)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name, accepted in (("domain", DOMAINS), ("device", DEVICES), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in accepted:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(accepted)}{_nearest(value, accepted)}, got {value!r}"
+                )
+        for name in ("threads", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+def _nearest(name: str, accepted: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(str(name), list(accepted), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration in a YAML file, or of a name in configs/, with dotted ``overrides`` on top.
+
+    Raises:
+        ConfigError: the file does not exist or its content can't be used; the message is one line.
+    """
+    path = find_config(source)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} must be a readable YAML file, got: {' '.join(str(error).split())}") from None
+    return make_config(document or {}, overrides or {}, str(path))
+
+
+def make_config(
+    document: Any, overrides: Mapping[str, Any] = types.MappingProxyType({}), origin: str = ""
+) -> RunConfig:
+    """The configuration in a mapping, with dotted ``overrides`` on top; ``origin`` names the mapping in messages."""
+    if not isinstance(document, Mapping):
+        raise ConfigError(
+            f"{origin}: a configuration must be a mapping of keys to values, got {type(document).__name__}"
+        )
+    merged = _copy(document)
+    for key, value in overrides.items():
+        _set(merged, key, value)
+    return _build(RunConfig, merged, "", origin)
+
+
+def find_config(source: str | Path) -> Path:
+    """The path of a configuration given as a path or as a name in configs/ (which ships with the package)."""
+    if Path(source).is_file():
+        return Path(source)
+    for folder in config_folders():
+        for candidate in (folder / str(source), folder / f"{source}.yaml"):
+            if candidate.is_file():
+                return candidate
+    names = config_names()
+    raise ConfigError(f"config must be a file or one of {', '.join(names)}{_nearest(str(source), names)}, got {source}")
+
+
+def config_folders() -> list[Path]:
+    """Folders with ready configurations: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return [folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir()]
+
+
+def config_names() -> list[str]:
+    """Names of the ready configurations, such as ``quickstart`` and ``paper/cw10``."""
+    found = {str(path.relative_to(f).with_suffix("")) for f in config_folders() for path in f.rglob("*.yaml")}
+    return sorted(found)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as YAML; feeding it back gives the same run."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _copy(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
+
+
+def _set(document: dict[Any, Any], key: str, value: Any) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        inner = document.setdefault(group, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--{key} can't be set: {group} must be a group of settings, got {inner!r}")
+        document = inner
+    document[last] = value
+
+
+def _build(cls: type, document: Mapping[Any, Any], prefix: str, origin: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    where = f"{origin}: " if origin else ""
+    for key, value in document.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            everywhere = [*(f"{prefix}{hint}" for hint in hints), *field_names()]
+            raise ConfigError(f"{where}unknown key {name}{_nearest(name, everywhere)}; accepted: {', '.join(hints)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}{name} must be a group of settings, got {value!r}")
+            values[key] = _build(hints[key], value, f"{name}.", origin)  # type: ignore[arg-type]
+        else:
+            values[key] = _convert(hints[key], value, f"{where}{name}")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}{prefix}{error}") from None
+
+
+def field_names(cls: type = RunConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(cls).items():
+        names += field_names(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [f"{prefix}{name}"]
+    return names
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """``value`` as the type ``hint``; whole numbers count as floats, lists as tuples, nothing else is bent."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in arguments:
+            try:
+                return _convert(option, value, name)
+            except ConfigError:
+                continue
+        raise ConfigError(f"{name} must be {_describe(hint)}, got {value!r}")
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(arguments[0], item, f"{name}[{place}]") for place, item in enumerate(value))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-3 as text
+            return float(value)
+        except ValueError:
+            pass
+    if hint is type(None) and value is None:
+        return None
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{name} must be {_describe(hint)}, got {value!r}")
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0]).split(' ', 1)[-1]}s"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint))

@@ -1,0 +1,199 @@
+"""What a run learns: tasks, a model and a way to measure it, built from a configuration.
+
+This is the top of the house, the one place where concrete simulators are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcl_envs.catalog import make_env, resolve_sequence, task_info
+from trcl_envs.interface import BatchedEnv
+from trcl_policy.config import ConfigError, RunConfig
+from trcl_policy.continual.params import Params
+from trcl_policy.continual.streams import derive_seed
+from trcl_policy.continual.tasks import Task, TaskSequence
+from trcl_policy.data.store import EpisodeStore
+from trcl_policy.policy.controller import Policy, PolicySpec
+from trcl_policy.policy.normalizer import Normalizer
+from trcl_policy.policy.windows import Shape, Windows
+from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
+
+
+class PolicyDomain:
+    """Diffusion policies on a sequence of simulated tasks.
+
+    Args:
+        config: the run's configuration; its data set is read at once, so that all that is wrong shows before training.
+
+    Raises:
+        ConfigError: the tasks, the data set and the policy's windows do not fit each other.
+    """
+
+    score = "success"
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        try:
+            self.sequence = resolve_sequence(config.tasks)
+        except ValueError as error:
+            raise ConfigError(f"tasks: {error}") from None
+        self.distinct = tuple(dict.fromkeys(self.sequence))
+        self.names = _unique(self.sequence)
+        self._envs: dict[str, BatchedEnv] = {}
+        self._store = _open_store(config, self.distinct)
+        self.spec = self._make_spec()
+        self.normalizer = Normalizer.empty(
+            {"observation": self.spec.shape.observation_dim, "action": self.spec.shape.action_dim}, len(self.distinct)
+        )
+        by_name = {name: self._load(index, name) for index, name in enumerate(self.distinct)}
+        self.tasks = TaskSequence(
+            tuple(Task(unique, *by_name[name]) for unique, name in zip(self.names, self.sequence, strict=True))
+        )
+        self.model = self.spec.model(derive_seed(config.seed, "network"), self.device, config.precision, config.compile)
+
+    def _make_spec(self) -> PolicySpec:
+        infos = [task_info(name) for name in self.distinct]
+        sizes = {(info.observation_dim, info.action_dim) for info in infos}
+        if len(sizes) > 1:
+            raise ConfigError(f"tasks must share one observation and action size, got {sorted(sizes)}")
+        windows = self.config.policy
+        try:
+            indices = windows.indices(infos[0].observation_dim)
+        except ValueError as error:
+            raise ConfigError(f"policy.{error}") from None
+        return PolicySpec(
+            tasks=self.distinct,
+            shape=Shape(len(indices), infos[0].action_dim, windows.n_obs_steps, windows.horizon),
+            observation_indices=indices,
+            n_action_steps=windows.n_action_steps,
+            network=self.config.network,
+            diffusion=self.config.diffusion,
+            policy_fraction=windows.policy_fraction,
+        )
+
+    def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
+        """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
+        arrays = self._store.arrays(name)
+        ends = arrays["episode_ends"][: self.config.data.episodes]
+        parts = {
+            "observation": torch.from_numpy(
+                arrays["observation.state"][: ends[-1], list(self.spec.observation_indices)]
+            ),
+            "action": torch.from_numpy(arrays["action"][: ends[-1]]),
+        }
+        parts = {part: value.float().to(self.device) for part, value in parts.items()}
+        kept = len(ends) - self.config.data.held_out
+        split = int(ends[kept - 1])
+        seen = {part: value[:split].cpu() for part, value in parts.items()}
+        self.normalizer = self.normalizer.fitted(index, seen, self.config.policy.min_range)
+        scaled = {part: self.normalizer.normalize(part, value, index) for part, value in parts.items()}
+        shape = self.spec.shape
+        train = Windows({part: value[:split] for part, value in scaled.items()}, ends[:kept], index, shape)
+        rest = {part: value[split:] for part, value in scaled.items()}
+        held_out = Windows(rest, ends[kept:] - split, index, shape) if kept < len(ends) else None
+        return train, {"task": torch.tensor([index], device=self.device)}, held_out
+
+    def params(self) -> dict[str, Tensor]:
+        """The first weights, drawn from the run's seed."""
+        return {name: tensor.detach() for name, tensor in self.model.net.named_parameters()}
+
+    def policy(self, params: Params, num_learned: int) -> Policy:
+        """The policy with ``params`` after ``num_learned`` tasks of the sequence; later tasks have no ranges in it."""
+        learned = {self.distinct.index(name) for name in self.sequence[:num_learned]}
+        low = {part: leaf.clone() for part, leaf in self.normalizer.low.items()}
+        high = {part: leaf.clone() for part, leaf in self.normalizer.high.items()}
+        for index in set(range(len(self.distinct))) - learned:
+            for ends in (*low.values(), *high.values()):
+                ends[index] = float("nan")
+        return Policy(self.spec, self.model, params, Normalizer(low, high))
+
+    def save(self, folder: Path, params: Params, num_learned: int) -> None:
+        """Write a checkpoint that can be loaded on its own."""
+        self.policy(params, num_learned).save(folder)
+
+    def measure(
+        self,
+        params: Params,
+        num_learned: int,
+        name: str,
+        seeds: Sequence[int],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Episode]:
+        """Roll the policy out on one task."""
+        return evaluate(self.policy(params, num_learned), self.env(name), seeds, progress)
+
+    def env(self, name: str) -> BatchedEnv:
+        """The simulation of a task, made on first use and kept."""
+        if name not in self._envs:
+            worlds = min(BLOCK, self.config.evaluation.episodes)
+            self._envs[name] = make_env(name, worlds, self.config.evaluation.threads)
+        return self._envs[name]
+
+    def provenance(self) -> dict[str, Any]:
+        """Facts about data and simulation that results depend on."""
+        import mujoco
+
+        return {
+            "mujoco": mujoco.__version__,
+            "device": str(self.device),
+            "data": {
+                "store": self.config.data.store,
+                "fingerprint": self._store.fingerprint(),
+                "collected_with": self._store.provenance,
+            },
+            "num_parameters": sum(tensor.numel() for tensor in self.model.net.parameters()),
+        }
+
+    def close(self) -> None:
+        """Release the simulations."""
+        for env in self._envs.values():
+            env.close()
+        self._envs = {}
+
+
+DOMAINS: dict[str, Callable[[RunConfig], PolicyDomain]] = {"policy": PolicyDomain}
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device must be one this machine has (cpu), got cuda; `trcl doctor` says what is missing")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the visits: the second visit of a task is called ``name#2``."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(unique)
+
+
+def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:
+    path, wanted = config.data.store, config.data.episodes
+    remedy = f"make it with: trcl collect --tasks {_spell(config.tasks)} --episodes {wanted} --out {path}"
+    if not Path(path).exists():
+        raise ConfigError(f"data.store must be an episode store, got {path}, which does not exist; {remedy}")
+    store = EpisodeStore.open(path)
+    for task in tasks:
+        held = store.num_episodes(task) if task in store.task_names else 0
+        if held < wanted:
+            raise ConfigError(f"data.store must hold {wanted} episodes of {task}, got {held} in {path}; {remedy}")
+    return store
+
+
+def _spell(tasks: str | Sequence[str]) -> str:
+    return tasks if isinstance(tasks, str) else ",".join(tasks)

@@ -1,0 +1,202 @@
+"""A trained policy as something that acts: receding horizon, ranges, files.
+
+n_obs_steps observations -> horizon predicted actions -> the first n_action_steps are executed, then it looks again
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trcl_policy.continual.params import Params
+from trcl_policy.continual.streams import derive_seed
+from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
+from trcl_policy.policy.normalizer import Normalizer
+from trcl_policy.policy.trajectory import Network, TrajectoryModel
+from trcl_policy.policy.windows import Shape
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """All that is needed to build a policy besides its weights and ranges.
+
+    Attributes:
+        tasks: names of the distinct tasks, by task index.
+        shape: sizes of a window.
+        observation_indices: entries of the environment's observation that the policy sees.
+        n_action_steps: actions executed before it looks again.
+        network: the network.
+        diffusion: the diffusion process.
+        policy_fraction: share of training samples that train the policy rather than the generator.
+    """
+
+    tasks: tuple[str, ...]
+    shape: Shape
+    observation_indices: tuple[int, ...]
+    n_action_steps: int
+    network: Network
+    diffusion: Diffusion
+    policy_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can tell."""
+        if not 1 <= self.n_action_steps <= self.shape.horizon:
+            raise ValueError(
+                f"n_action_steps must be in [1, horizon = {self.shape.horizon}], got {self.n_action_steps}"
+            )
+        if len(self.observation_indices) != self.shape.observation_dim:
+            raise ValueError(
+                f"observation_indices must number {self.shape.observation_dim}, got {len(self.observation_indices)}"
+            )
+
+    def model(
+        self, seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+    ) -> TrajectoryModel:
+        """A model with fresh weights drawn from ``seed``."""
+        net = self.network.build(self.shape, len(self.tasks), seed).to(device)
+        return TrajectoryModel(net, self.diffusion, self.shape, self.policy_fraction, device, precision, compile)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON document with the format's version."""
+        return {"format": FORMAT, "type": "trcl_policy", **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> PolicySpec:
+        """The spec saved as ``document``."""
+        if document.get("format") != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {document.get('format')!r}")
+        network = {**document["network"], "channels": tuple(document["network"]["channels"])}
+        return cls(
+            tasks=tuple(document["tasks"]),
+            shape=Shape(**document["shape"]),
+            observation_indices=tuple(document["observation_indices"]),
+            n_action_steps=document["n_action_steps"],
+            network=Network(**network),
+            diffusion=Diffusion(**document["diffusion"]),
+            policy_fraction=document["policy_fraction"],
+        )
+
+
+class Policy:
+    """A policy for all tasks of a sequence; ``reset`` chooses the task it acts on.
+
+    Args:
+        spec: how it is built.
+        model: the joint model, on the device to run on.
+        params: weights.
+        normalizer: ranges.
+    """
+
+    def __init__(self, spec: PolicySpec, model: TrajectoryModel, params: Params, normalizer: Normalizer) -> None:
+        self.spec, self.model, self.params, self.normalizer = spec, model, params, normalizer
+        self.device = next(iter(params.values())).device
+        learned = self.learned_tasks
+        self._task = spec.tasks.index(learned[-1]) if learned else 0
+        self.reset()
+
+    def reset(self, task: str | None = None, seeds: Sequence[int] = ()) -> None:
+        """Forget the episode.
+
+        Args:
+            task: task to act on; None stays with the last one chosen, at first the last one learned.
+            seeds: one per row of the coming observations: noise stream of that row's episode. Rows without one use their
+                own number as seed.
+
+        Raises:
+            ValueError: the task is not one of the sequence, or was never learned.
+        """
+        index = self._task if task is None else self._index(task)
+        if not self.normalizer.knows(index):
+            raise ValueError(
+                f"task must be a learned one ({', '.join(self.learned_tasks)}), got {self.spec.tasks[index]!r}"
+            )
+        self._task = index
+        self._seeds = tuple(seeds)
+        self._rngs: list[torch.Generator] = []
+        self._history: Tensor | None = None
+        self._chunk: Tensor | None = None
+        self._used = 0
+
+    @property
+    def learned_tasks(self) -> list[str]:
+        """Names of the tasks that have been learned."""
+        return [name for index, name in enumerate(self.spec.tasks) if self.normalizer.knows(index)]
+
+    def _index(self, task: str) -> int:
+        if task not in self.spec.tasks:
+            raise ValueError(f"task must be one of {', '.join(self.spec.tasks)}, got {task!r}")
+        return self.spec.tasks.index(task)
+
+    def select_action(self, observation: np.ndarray | Tensor) -> np.ndarray:
+        """The next action (Da,) or (B, Da) in [-1, 1] for the current observation (Do,) or (B, Do)."""
+        single = np.ndim(observation) == 1
+        rows = torch.as_tensor(np.asarray(observation), dtype=torch.float32)
+        rows = rows[None] if single else rows
+        steps = self.spec.shape.n_obs_steps
+        if self._history is None:
+            self._history = rows[:, None].repeat(1, steps, 1)
+        else:
+            self._history = torch.cat([self._history[:, 1:], rows[:, None]], dim=1)
+        if self._chunk is None or self._used == self.spec.n_action_steps:
+            self._chunk, self._used = self.predict_action_chunk(self._history), 0
+        action = self._chunk[:, self._used].numpy()
+        self._used += 1
+        return action[0] if single else action
+
+    def predict_action_chunk(self, history: np.ndarray | Tensor) -> Tensor:
+        """The next ``n_action_steps`` actions (B, n_action_steps, Da), on the CPU, for histories (B, n_obs_steps, Do)."""
+        raw = torch.as_tensor(np.asarray(history), dtype=torch.float32, device=self.device)
+        seen = raw[:, :, list(self.spec.observation_indices)]
+        observation = self.normalizer.normalize("observation", seen, self._task).flatten(1)
+        self._ensure_rngs(len(raw))
+        task = torch.full((len(raw),), self._task, device=self.device)
+        made = self.model.act(self.params, observation, task, self._rngs[: len(raw)])
+        actions = self.normalizer.unnormalize("action", made, self._task).clamp(-1, 1)
+        return actions[:, : self.spec.n_action_steps].cpu()
+
+    def _ensure_rngs(self, count: int) -> None:
+        for row in range(len(self._rngs), count):
+            seed = self._seeds[row] if row < len(self._seeds) else row
+            generator = torch.Generator()
+            generator.manual_seed(derive_seed("acting", self.spec.tasks[self._task], seed))
+            self._rngs.append(generator)
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``model.safetensors``, ``normalizer.safetensors`` and, last, ``config.json`` into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / "model.safetensors", {k: v.detach().cpu() for k, v in self.params.items()})
+        write_safetensors(folder / "normalizer.safetensors", self.normalizer.state())
+        write_json(folder / "config.json", self.spec.to_json())
+
+
+def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Policy:
+    """The policy saved in ``folder``, such as ``runs/NAME/checkpoints/03``.
+
+    Raises:
+        FileError: a file is missing or can't be read.
+        ValueError: a file is damaged or does not fit the others; the message names it.
+    """
+    folder = Path(folder)
+    config = folder / "config.json"
+    document = read_json(config)
+    try:
+        spec = PolicySpec.from_json(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config} must be a policy's configuration, got one with a fault: {error}") from None
+    params, _ = read_safetensors(folder / "model.safetensors")
+    normalizer = Normalizer.from_state(read_safetensors(folder / "normalizer.safetensors")[0])
+    model = spec.model(device=device)
+    expected = {name: tensor.shape for name, tensor in model.net.named_parameters()}
+    if {name: tensor.shape for name, tensor in params.items()} != expected:
+        raise ValueError(f"{folder / 'model.safetensors'} must fit the network of {config}, got other names or shapes")
+    return Policy(spec, model, {name: params[name].to(device) for name in expected}, normalizer)

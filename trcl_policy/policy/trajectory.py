@@ -1,0 +1,124 @@
+"""The joint diffusion model of a window: policy p(a | o, task) and generator p(o, a | task) in one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trcl_policy.continual.params import Params
+from trcl_policy.diffusion.denoiser import Denoiser
+from trcl_policy.diffusion.nets import ConditionalUnet1d, ResidualMLP
+from trcl_policy.diffusion.process import Diffusion, Process
+from trcl_policy.policy.windows import Shape
+
+NETWORKS = ("mlp", "unet")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network, and its size.
+
+    Attributes:
+        kind: ``mlp`` (small, for CPUs) or ``unet`` (the paper's).
+        width: width of the MLP.
+        depth: residual blocks of the MLP.
+        channels: channels of the U-Net's levels.
+        kernel: kernel size of the U-Net.
+        attention_levels: deepest U-Net levels with self-attention.
+        condition_dim: size of the noise-level and task embedding.
+    """
+
+    kind: str = "mlp"
+    width: int = 256
+    depth: int = 2
+    channels: tuple[int, ...] = (256, 512, 1024)
+    kernel: int = 5
+    attention_levels: int = 2
+    condition_dim: int = 64
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        if self.kind not in NETWORKS:
+            raise ValueError(f"network kind must be one of {', '.join(NETWORKS)}, got {self.kind!r}")
+        for name in ("width", "depth", "kernel", "condition_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"network {name} must be >= 1, got {getattr(self, name)}")
+
+    def build(self, shape: Shape, num_tasks: int, seed: int) -> nn.Module:
+        """The network with weights drawn from ``seed``, leaving torch's global stream as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._module(shape, num_tasks).eval()
+
+    def _module(self, shape: Shape, num_tasks: int) -> nn.Module:
+        sizes = tuple(shape.parts.values())
+        if self.kind == "mlp":
+            return ResidualMLP(sizes, num_tasks, self.width, self.depth, self.condition_dim)
+        options: dict[str, Any] = {
+            "channels": self.channels,
+            "kernel": self.kernel,
+            "attention_levels": self.attention_levels,
+            "condition_dim": self.condition_dim,
+        }
+        return ConditionalUnet1d(sizes, num_tasks, shape.horizon, **options)
+
+
+class TrajectoryModel(Denoiser):
+    """A denoiser of windows with separate noise levels for observations and actions.
+
+    A share ``policy_fraction`` of the corrupted samples has a clean observation (the policy's task), the rest has both
+    parts at one level (the generator's).
+
+    Args:
+        net: network over windows.
+        diffusion: the diffusion process.
+        shape: sizes of a window.
+        policy_fraction: share of samples that train the policy.
+        device: where the schedule's tables live.
+        precision: see ``Denoiser``.
+        compile: see ``Denoiser``.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        diffusion: Diffusion,
+        shape: Shape,
+        policy_fraction: float = 0.5,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        compile: bool = False,
+    ) -> None:
+        if not 0 <= policy_fraction <= 1:
+            raise ValueError(f"policy_fraction must be in [0, 1], got {policy_fraction}")
+        super().__init__(net, Process(diffusion, device), shape.parts, ("task",), precision, compile)
+        self.shape, self.policy_fraction = shape, policy_fraction
+
+    def draw_levels(self, count: int, rng: torch.Generator) -> Tensor:
+        """Levels (B, 2): (0, t) for the policy's share, (t, t) for the rest, t uniform in 1..T."""
+        level = super().draw_levels(count, rng).clone()
+        acting = torch.rand(count, generator=rng, device=rng.device) < self.policy_fraction
+        level[:, 0] = torch.where(acting, 0, level[:, 0])
+        return level
+
+    def act(self, params: Params, observation: Tensor, task: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+        """Sample chunks of actions for observation histories.
+
+        Args:
+            params: weights.
+            observation: (B, n_obs_steps * Do), normalised.
+            task: (B,) task indices.
+            rngs: one CPU generator per row, so that a row's noise does not depend on its neighbours.
+
+        Returns:
+            (B, horizon, Da), normalised.
+        """
+        size = self.parts["action"]
+        noise = torch.stack([torch.randn(size, generator=rng) for rng in rngs]).to(observation.device)
+        steps = self.process.config.acting_steps
+        made = self.sample(params, {"task": task}, {"observation": observation}, noise, steps, rngs)
+        return made["action"].view(len(observation), self.shape.horizon, self.shape.action_dim)
