@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
 
 READ_FIELDS = ("qpos", "qvel", "xpos", "xquat", "xmat", "site_xpos", "geom_xpos", "geom_xmat")
@@ -37,9 +38,7 @@ class CpuPhysics:
         for name, value in (("num_worlds", num_worlds), ("threads", threads)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        import mujoco
-
-        self._mujoco = mujoco
+        self._mujoco = mujoco = import_mujoco()
         self.num_worlds = num_worlds
         threads = min(threads, num_worlds)
         model = load_model()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from typing import Any
 
 from trcl_envs.interface import SimulationError
 
@@ -41,6 +42,18 @@ def choose_gl() -> str:
         if "mujoco.gl_context" in sys.modules:
             importlib.reload(sys.modules["mujoco.gl_context"])
     return chosen
+
+
+def import_mujoco() -> Any:
+    """The ``mujoco`` package; importing it loads the OpenGL that MUJOCO_GL names, which may be missing."""
+    try:
+        import mujoco
+    except ModuleNotFoundError as error:
+        raise SimulationError("MuJoCo is not installed: run pip install 'trcl-policy[sim]'") from error
+    except (ImportError, AttributeError, RuntimeError) as error:
+        wish, reason = os.environ.get("MUJOCO_GL", ""), " ".join(str(error).split())
+        raise SimulationError(f"MUJOCO_GL={wish} does not work here ({reason}): unset it to have one found") from error
+    return mujoco
 
 
 def working_backend() -> str:

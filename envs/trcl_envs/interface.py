@@ -48,7 +48,7 @@ class Step:
 
     Attributes:
         observation: (N, Do) float64.
-        reward: (N,) float64, the task's own dense reward.
+        reward: (N,) float64, the task's own reward; Meta-World's tasks: 1.0 in every solved step, else 0.0.
         success: (N,) bool, whether the task counts as solved in THIS step.
         failed: (N,) bool, the physics of that world became non-finite; its observation is all zeros from then on.
     """

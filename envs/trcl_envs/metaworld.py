@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import (
     BoolArray,
     FloatArray,
@@ -128,8 +129,7 @@ def scene_path(scene: str) -> Path:
 def load_scene(scene: str) -> Any:
     """Compile a scene into a ``mujoco.MjModel`` with the weld that ties the hand to its mocap body."""
     path = scene_path(scene)
-    import mujoco
-
+    mujoco = import_mujoco()
     model = mujoco.MjModel.from_xml_path(str(path))
     if model.opt.timestep != TIMESTEP:
         raise SimulationError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trcl_envs.gl import choose_gl
+from trcl_envs.gl import choose_gl, import_mujoco
 from trcl_envs.interface import Scene, SimulationError, TaskSpec
 
 GOAL_RADIUS = 0.015  # [m]
@@ -51,9 +51,7 @@ class MujocoRenderer:
             if value < 1:
                 raise ValueError(f"{name} must be >= 1 [px], got {value}")
         choose_gl()
-        import mujoco
-
-        self._mujoco, self._spec = mujoco, spec
+        self._mujoco, self._spec = import_mujoco(), spec
         self._model = spec.load_model()
         self._camera = pick_camera(self._model, camera or DEFAULT_VIEW)
         self._turned = (camera or "").startswith("corner")
@@ -62,7 +60,7 @@ class MujocoRenderer:
         self._model.vis.global_.offwidth = max(width, self._model.vis.global_.offwidth)
         self._model.vis.global_.offheight = max(height, self._model.vis.global_.offheight)
         hide_goal_sites(self._model)
-        self._data = mujoco.MjData(self._model)
+        self._data = self._mujoco.MjData(self._model)
         self._renderer = open_renderer(self._model, width, height)
 
     def frame(self, scene: Scene) -> NDArray[np.uint8]:
@@ -106,8 +104,7 @@ class MujocoRenderer:
 
 def open_renderer(model: Any, width: int, height: int) -> Any:
     """A ``mujoco.Renderer``, or one line that says why there is none."""
-    import mujoco
-
+    mujoco = import_mujoco()
     try:
         return mujoco.Renderer(model, height, width)
     except (mujoco.FatalError, AttributeError, ImportError) as error:
@@ -124,8 +121,7 @@ def hide_goal_sites(model: Any) -> None:
 
 def pick_camera(model: Any, name: str) -> Any:
     """What ``mujoco.Renderer.update_scene`` takes as camera."""
-    import mujoco
-
+    mujoco = import_mujoco()
     fixed = [model.camera(i).name for i in range(model.ncam)]
     if name in fixed:
         return name

@@ -109,6 +109,22 @@ def test_machine_without_gl_is_told_what_to_install(monkeypatch):
     assert "libegl1" in report["mend"]
 
 
+def test_wished_gl_that_is_missing_is_one_clear_line():
+    reasons = trcl_envs.gl_report()["backends"]
+    missing = [backend for backend, reason in reasons.items() if reason != "works"]
+    if not missing:
+        pytest.skip("every backend works here")
+    code = (
+        "import trcl_envs\n"
+        "try:\n    trcl_envs.make_renderer('push', 8, 8)\n"
+        "except trcl_envs.SimulationError as error:\n    print(error)"
+    )
+    wish = {**gl.os.environ, "MUJOCO_GL": missing[0]}
+    done = subprocess.run([sys.executable, "-c", code], env=wish, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("MUJOCO_GL")
+    assert "unset it" in done.stdout
+
+
 def test_users_choice_is_respected(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.setattr(gl, "probe", lambda backend: pytest.fail("must not be asked"))
