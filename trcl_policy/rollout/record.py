@@ -97,11 +97,11 @@ def draw(trace: EpisodeTrace, renderer: Renderer, captions: Sequence[str] = ()) 
         frame = np.array(renderer.frame(scene))  # a copy: renderers may reuse their picture
         if strip is None:
             strip, good, bad = _overlays(frame.shape[1], frame.shape[0], captions)
-        strip.blend(frame, 0, 0)
+        strip.blend(frame, 0)
         if trace.solved_at is not None and number >= trace.solved_at:
-            good.blend(frame, frame.shape[0] - len(good.opacity), 0)
+            good.blend(frame, len(frame) - len(good.opacity))
         elif trace.solved_at is None and number == trace.length:
-            bad.blend(frame, frame.shape[0] - len(bad.opacity), 0)
+            bad.blend(frame, len(frame) - len(bad.opacity))
         yield frame
 
 
@@ -112,11 +112,10 @@ class _Overlay:
     colour: NDArray[np.float32]
     opacity: NDArray[np.float32]
 
-    def blend(self, frame: Frame, top: int, left: int) -> None:
-        """Blend into the frame, in place, cut to what fits."""
-        height, width = min(len(self.colour), len(frame) - top), min(self.colour.shape[1], frame.shape[1] - left)
-        part = frame[top : top + height, left : left + width]
-        colour, opacity = self.colour[:height, :width], self.opacity[:height, :width]
+    def blend(self, frame: Frame, top: int) -> None:
+        """Blend into the frame from row ``top`` on, in place, cut to what fits."""
+        part = frame[max(0, top) :][: len(self.colour), : self.colour.shape[1]]
+        colour, opacity = (layer[: part.shape[0], : part.shape[1]] for layer in (self.colour, self.opacity))
         part[:] = (colour * opacity + part * (1 - opacity)).round().astype(np.uint8)
 
 

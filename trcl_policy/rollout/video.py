@@ -1,4 +1,4 @@
-"""Frames into files: mp4 for looking, animated GIF or WebP and still strips for a README. The one file that imports av."""
+"""Frames into files: mp4 to look at, animations and still strips for a README. The one file that imports av."""
 
 from __future__ import annotations
 
@@ -113,6 +113,8 @@ def write_animation(path: Path, frames: Iterable[Frame], fps: float, width: int 
     pictures = [Image.fromarray(frame) for frame in kept]
     if width is not None and height is not None:
         pictures = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
+    if path.suffix == ".gif":  # few colours and no dithering: dither noise makes GIFs many times larger
+        pictures = [picture.quantize(64, dither=Image.Dither.NONE) for picture in pictures]
     how: dict[str, Any] = {"quality": 60, "method": 4} if path.suffix == ".webp" else {"optimize": True}
     with replacing(path) as beside:
         pictures[0].save(
