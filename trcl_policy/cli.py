@@ -61,13 +61,14 @@ def _unknown(name: str) -> str:
 def _guarded(name: str, words: list[str]) -> int:
     from trcl_envs.interface import SimulationError
     from trcl_policy import commands
+    from trcl_policy.commands.parsing import Stopped
     from trcl_policy.files import FileError
 
     try:
         return commands.run(name, words)
     except KeyboardInterrupt:
         return _fail("stopped", INTERRUPTED)
-    except commands.Stopped as stopped:
+    except Stopped as stopped:
         return _fail(str(stopped), INTERRUPTED)
     except (FileError, SimulationError, OSError, MemoryError) as error:
         return _fail(_one_line(error), MACHINE_FAULT)

@@ -7,10 +7,8 @@ Unknown keys, wrong types and impossible values are one line that names the key,
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,11 @@ from trcl_policy.continual.methods import METHODS, Options
 from trcl_policy.continual.optimizer import Training
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.policy.trajectory import Network
+from trcl_policy.schema import ConfigError, build, copied, nearest, set_dotted
 
 DOMAINS = ("policy",)
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
-
-
-class ConfigError(ValueError):
-    """Raised for a configuration that can't be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ class MethodConfig(Options):
         """Check that the method exists and takes its knobs."""
         if self.name not in METHODS:
             raise ValueError(
-                f"name must be one of {', '.join(METHODS)}{_nearest(self.name, METHODS)}, got {self.name!r}"
+                f"name must be one of {', '.join(METHODS)}{nearest(self.name, METHODS)}, got {self.name!r}"
             )
         METHODS[self.name].build(self)
 
@@ -186,16 +181,11 @@ class RunConfig:
             value = getattr(self, name)
             if value not in accepted:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(accepted)}{_nearest(value, accepted)}, got {value!r}"
+                    f"{name} must be one of {', '.join(accepted)}{nearest(value, accepted)}, got {value!r}"
                 )
         for name in ("threads", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-
-
-def _nearest(name: str, accepted: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(str(name), list(accepted), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -220,10 +210,10 @@ def make_config(
         raise ConfigError(
             f"{origin}: a configuration must be a mapping of keys to values, got {type(document).__name__}"
         )
-    merged = _copy(document)
+    merged = copied(document)
     for key, value in overrides.items():
-        _set(merged, key, value)
-    return _build(RunConfig, merged, "", origin)
+        set_dotted(merged, key, value)
+    return build(RunConfig, merged, origin)
 
 
 def find_config(source: str | Path) -> Path:
@@ -235,7 +225,7 @@ def find_config(source: str | Path) -> Path:
             if candidate.is_file():
                 return candidate
     names = config_names()
-    raise ConfigError(f"config must be a file or one of {', '.join(names)}{_nearest(str(source), names)}, got {source}")
+    raise ConfigError(f"config must be a file or one of {', '.join(names)}{nearest(str(source), names)}, got {source}")
 
 
 def config_folders() -> list[Path]:
@@ -259,84 +249,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _copy(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
-
-
-def _set(document: dict[Any, Any], key: str, value: Any) -> None:
-    *groups, last = key.split(".")
-    for group in groups:
-        inner = document.setdefault(group, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--{key} can't be set: {group} must be a group of settings, got {inner!r}")
-        document = inner
-    document[last] = value
-
-
-def _build(cls: type, document: Mapping[Any, Any], prefix: str, origin: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    where = f"{origin}: " if origin else ""
-    for key, value in document.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            everywhere = [*(f"{prefix}{hint}" for hint in hints), *field_names()]
-            raise ConfigError(f"{where}unknown key {name}{_nearest(name, everywhere)}; accepted: {', '.join(hints)}")
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}{name} must be a group of settings, got {value!r}")
-            values[key] = _build(hints[key], value, f"{name}.", origin)  # type: ignore[arg-type]
-        else:
-            values[key] = _convert(hints[key], value, f"{where}{name}")
-    try:
-        return cls(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{where}{prefix}{error}") from None
-
-
-def field_names(cls: type = RunConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all settings."""
-    names: list[str] = []
-    for name, hint in typing.get_type_hints(cls).items():
-        names += field_names(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [f"{prefix}{name}"]
-    return names
-
-
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    """``value`` as the type ``hint``; whole numbers count as floats, lists as tuples, nothing else is bent."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in arguments:
-            try:
-                return _convert(option, value, name)
-            except ConfigError:
-                continue
-        raise ConfigError(f"{name} must be {_describe(hint)}, got {value!r}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(arguments[0], item, f"{name}[{place}]") for place, item in enumerate(value))
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 as text
-            return float(value)
-        except ValueError:
-            pass
-    if hint is type(None) and value is None:
-        return None
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise ConfigError(f"{name} must be {_describe(hint)}, got {value!r}")
-
-
-def _describe(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_describe(option) for option in arguments)
-    if origin is tuple:
-        return f"a list of {_describe(arguments[0]).split(' ', 1)[-1]}s"
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(hint, str(hint))

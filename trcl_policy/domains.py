@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trcl_envs.catalog import make_env, resolve_sequence, task_info
 from trcl_envs.interface import BatchedEnv
-from trcl_policy.config import ConfigError, RunConfig
+from trcl_policy.config import RunConfig
 from trcl_policy.continual.params import Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence
@@ -23,6 +23,7 @@ from trcl_policy.policy.controller import Policy, PolicySpec
 from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.windows import Shape, Windows
 from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
+from trcl_policy.schema import ConfigError
 
 
 class PolicyDomain:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trcl_policy.config import ConfigError, RunConfig, dump_config, load_config
+from trcl_policy.config import RunConfig, dump_config, load_config
 from trcl_policy.files import (
     append_jsonl,
     explained,
@@ -25,6 +25,7 @@ from trcl_policy.files import (
     write_safetensors,
     write_text,
 )
+from trcl_policy.schema import ConfigError
 
 PACKAGES = ("trcl-policy", "torch", "mujoco", "metaworld", "gymnasium", "diffusers", "zarr", "numpy", "robomimic")
 
@@ -87,7 +88,8 @@ class RunFolder:
         path = self.path / "checkpoints" / name
         if number is None or not (path / "config.json").is_file():
             raise ConfigError(
-                f"checkpoint must be one of {', '.join(p.name for p in there) or '(none yet)'} in {self.path}, got {number}"
+                f"checkpoint must be one of {', '.join(p.name for p in there) or '(none yet)'} in {self.path}, "
+                f"got {number}"
             )
         return path
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from trcl_policy.config import ConfigError, RunConfig
+from trcl_policy.config import RunConfig
 from trcl_policy.continual.learner import Snapshot, learn
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.probes import held_out_loss
@@ -21,6 +21,7 @@ from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.domains import DOMAINS, PolicyDomain
 from trcl_policy.folder import RunFolder, now
 from trcl_policy.rollout.retention import retention, task_of
+from trcl_policy.schema import ConfigError
 
 SLOWEST_SAVE = 20
 """A save of the state may take one part in this many of the time between saves."""

@@ -33,8 +33,8 @@ def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, 
 def mean_of_shares_interval(counts: Sequence[tuple[int, int]], z: float = Z95) -> tuple[float, float]:
     """Interval of the mean of independent shares, from (successes, total) of each.
 
-    Recovers each share's spread from its own Wilson interval, so that shares of 0 or 1 still carry doubt (MOVER, Zou and
-    Donner 2008).
+    Recovers each share's spread from its own Wilson interval, so that shares of 0 or 1 still carry doubt (MOVER,
+    Zou and Donner 2008).
     """
     shares = [successes / total for successes, total in counts]
     ends = [wilson_interval(successes, total, z) for successes, total in counts]

@@ -17,7 +17,8 @@ from trcl_policy.continual.tasks import Task, TaskSequence, draw
 def held_out_loss(model: Model, params: Params, task: Task, seed: int, count: int = 1024) -> float | None:
     """Mean loss on held-out samples of ``task`` under noise that depends on ``seed`` and the task's name alone.
 
-    The same draws serve every method and every moment, so differences are the weights' alone. None without held-out samples.
+    The same draws serve every method and every moment, so differences are the weights' alone. None without held-out
+    samples.
     """
     if task.held_out is None:
         return None

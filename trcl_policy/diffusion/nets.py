@@ -146,8 +146,8 @@ class Level1d(nn.Module):
 class ConditionalUnet1d(nn.Module):
     """The 1-D conditional U-Net of diffusion policies over the chunk of actions (Chi et al. 2023; paper, section 5).
 
-    The flattened observation history joins noise levels and task in the FiLM condition. A small head on the condition and
-    the pooled bottleneck predicts the observation part, which makes the same network the generator of both.
+    The flattened observation history joins noise levels and task in the FiLM condition. A small head on the condition
+    and the pooled bottleneck predicts the observation part, which makes the same network the generator of both.
 
     Args:
         sizes: sizes (observation history, actions) of the parts of a row.

@@ -31,8 +31,9 @@ class Diffusion:
         num_train_timesteps: number of noise levels T.
         beta_schedule: diffusers' name of the schedule.
         prediction: what the network predicts: ``epsilon``, ``x0`` or ``v``.
-        weighting: ``uniform`` weighs the errors of all levels alike; ``snr`` by the signal-to-noise ratio, clipped (Hang
-            et al. 2023). For ``x0`` the latter hardly trains the noisiest levels, where acting with few steps is decided.
+        weighting: ``uniform`` weighs the errors of all levels alike; ``snr`` by the signal-to-noise ratio, clipped
+            (Hang et al. 2023). For ``x0`` the latter hardly trains the noisiest levels, where acting with few steps is
+            decided.
         snr_clip: the clip gamma of ``snr``.
         clip_range: samples are clipped to [-clip_range, clip_range] at every step; 0 switches it off.
         sampler: ``ddim`` (eta 0), ``ddpm`` or ``dpm++``.
@@ -66,7 +67,8 @@ class Diffusion:
         for name in ("acting_steps", "replay_steps"):
             if not 1 <= getattr(self, name) <= self.num_train_timesteps:
                 raise ValueError(
-                    f"{name} must be in [1, num_train_timesteps = {self.num_train_timesteps}], got {getattr(self, name)}"
+                    f"{name} must be in [1, num_train_timesteps = {self.num_train_timesteps}], "
+                    f"got {getattr(self, name)}"
                 )
         if not self.snr_clip > 0 or self.clip_range < 0:
             raise ValueError(f"snr_clip must be > 0 and clip_range >= 0, got {self.snr_clip} and {self.clip_range}")

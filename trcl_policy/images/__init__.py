@@ -1,1 +1,1 @@
-
+"""Task-incremental image generation."""

@@ -108,8 +108,8 @@ class Policy:
 
         Args:
             task: task to act on; None stays with the last one chosen, at first the last one learned.
-            seeds: one per row of the coming observations: noise stream of that row's episode. Rows without one use their
-                own number as seed.
+            seeds: one per row of the coming observations: noise stream of that row's episode. Rows without one use
+                their own number as seed.
 
         Raises:
             ValueError: the task is not one of the sequence, or was never learned.
@@ -153,7 +153,7 @@ class Policy:
         return action[0] if single else action
 
     def predict_action_chunk(self, history: np.ndarray | Tensor) -> Tensor:
-        """The next ``n_action_steps`` actions (B, n_action_steps, Da), on the CPU, for histories (B, n_obs_steps, Do)."""
+        """The next actions (B, n_action_steps, Da), on the CPU, for histories (B, n_obs_steps, Do)."""
         raw = torch.as_tensor(np.asarray(history), dtype=torch.float32, device=self.device)
         seen = raw[:, :, list(self.spec.observation_indices)]
         observation = self.normalizer.normalize("observation", seen, self._task).flatten(1)

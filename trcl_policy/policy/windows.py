@@ -70,7 +70,7 @@ class Windows:
         return len(self.action)
 
     def gather(self, index: Tensor) -> Batch:
-        """Windows at time steps ``index`` (B,): ``observation`` and ``action`` flattened, (B, size), and ``task`` (B,)."""
+        """Windows at steps ``index`` (B,): ``observation`` and ``action`` flattened (B, size), ``task`` (B,)."""
         past = torch.maximum(index[:, None] + self._past, self.starts[index, None])
         future = torch.minimum(index[:, None] + self._future, self.lasts[index, None])
         return {

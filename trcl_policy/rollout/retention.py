@@ -1,7 +1,7 @@
 """From the lines of ``episodes.jsonl`` to the score matrix and everything in ``metrics.json``.
 
-An episode line has ``checkpoint`` (tasks learned so far, minus one), ``step`` (updates since the switch to the task being
-learned, null at its end), ``task``, ``seed``, ``success``, ``return`` and ``length``. Nothing else is needed.
+An episode line has ``checkpoint`` (tasks learned so far, minus one), ``step`` (updates since the switch to the task
+being learned, null at its end), ``task``, ``seed``, ``success``, ``return`` and ``length``. Nothing else is needed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,65 @@
+"""``trcl collect``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Drive scripted experts and keep their successful episodes.
+
+    Attributes:
+        tasks: a sequence (quick, cw10, cw20), task names joined by commas, or a YAML file with a list.
+        out: episode store to write or to go on with.
+        episodes: successful episodes of each task.
+        seed: seed of start states and noise.
+        noise: standard deviation of Gaussian noise on the expert's actions.
+        extra_steps: control steps kept after the first success.
+        worlds: simulated worlds side by side.
+        threads: physics threads.
+    """
+
+    out: Path
+    tasks: str = "quick"
+    episodes: int = 50
+    seed: int = 0
+    noise: float = 0.1
+    extra_steps: int = 0
+    worlds: int = 25
+    threads: int = 2
+
+
+def collect(options: Collect) -> int:
+    """Run ``trcl collect``."""
+    from trcl_envs.catalog import make_env, make_expert, resolve_sequence
+    from trcl_policy.data.store import EpisodeStore
+    from trcl_policy.folder import provenance
+    from trcl_policy.rollout.collect import Settings
+    from trcl_policy.rollout.collect import collect as fill
+
+    tasks = dict.fromkeys(resolve_sequence(options.tasks))
+    settings = Settings(options.seed, options.noise, options.extra_steps)
+    if options.out.exists():
+        store = EpisodeStore.open(options.out, "a")
+    else:
+        facts = {key: value for key, value in provenance().items() if key in ("packages", "python", "git_commit")}
+        store = EpisodeStore.create(options.out, provenance=facts)
+    with store:
+        for task in tasks:
+            report = fill(
+                store,
+                lambda name, worlds: make_env(name, worlds, options.threads),
+                make_expert,
+                task,
+                options.episodes,
+                settings,
+                num_worlds=options.worlds,
+            )
+            print(
+                f"{task}: {report.kept} new episodes, {report.already} already there, "
+                f"{report.failed} failures thrown away, {report.steps} steps in {report.seconds:.1f} s"
+            )
+        print(f"{options.out}: {len(store)} episodes, fingerprint {store.fingerprint()[:12]}")
+    return 0

@@ -1,0 +1,148 @@
+"""``trcl evaluate`` and ``trcl recover``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from trcl_policy.commands.parsing import say
+from trcl_policy.schema import ConfigError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Roll out a checkpoint without a screen.
+
+    Attributes:
+        run: run directory.
+        checkpoint: number of tasks learned so far minus one, such as 03; the newest where not given.
+        tasks: task names joined by commas; all that the checkpoint has learned where not given.
+        episodes: rollouts of each task.
+        seed: seed of the first episode.
+        workers: processes; 0 computes in this one. The result is the same.
+        backend: physics backend: cpu.
+        device: auto, cpu or cuda.
+        json: print one JSON document.
+    """
+
+    run: tyro.conf.Positional[Path]
+    checkpoint: str | None = None
+    tasks: str | None = None
+    episodes: int = 50
+    seed: int = 1_000_000
+    workers: int = 0
+    backend: str = "cpu"
+    device: str = "auto"
+    json: bool = False
+
+
+def evaluate(options: Evaluate) -> int:
+    """Run ``trcl evaluate``; the result also goes to ``RUN/evaluations/CHECKPOINT.json``."""
+    import functools
+
+    import torch
+    from tqdm import tqdm
+
+    from trcl_envs.catalog import make_env
+    from trcl_policy.continual.metrics import wilson_interval
+    from trcl_policy.domains import resolve_device
+    from trcl_policy.files import write_json
+    from trcl_policy.folder import RunFolder, provenance
+    from trcl_policy.rollout.workers import cut, run_jobs
+
+    if options.episodes < 1:
+        raise ConfigError(f"episodes must be >= 1, got {options.episodes}")
+    folder = RunFolder(options.run)
+    torch.set_num_threads(folder.config().threads)
+    checkpoint = folder.checkpoint(options.checkpoint)
+    tasks = _learned_tasks(checkpoint, options.tasks)
+    jobs = cut(str(checkpoint), tasks, range(options.seed, options.seed + options.episodes))
+    make = functools.partial(make_env, threads=1, backend=options.backend)
+    episodes = []
+    with tqdm(total=len(tasks) * options.episodes, unit="episode", disable=None) as bar:
+        for done in run_jobs(jobs, make, options.workers, str(resolve_device(options.device))):
+            episodes += done
+            bar.update(len(done))
+    result: dict[str, Any] = {
+        "run": str(options.run),
+        "checkpoint": checkpoint.name,
+        "backend": options.backend,
+        "tasks": {},
+    }
+    for task in tasks:
+        wins = [episode.success for episode in episodes if episode.task == task]
+        low, high = wilson_interval(sum(wins), len(wins))
+        result["tasks"][task] = {"success": sum(wins) / len(wins), "interval": [low, high], "episodes": len(wins)}
+    result["average"] = sum(entry["success"] for entry in result["tasks"].values()) / len(tasks)
+    records = [episode.record() for episode in episodes]
+    target = folder.path / "evaluations" / f"{checkpoint.name}.json"
+    write_json(target, {**result, "provenance": provenance(), "records": records})
+    lines = [
+        f"{task:<28} {entry['success']:.2f}  [{entry['interval'][0]:.2f}, {entry['interval'][1]:.2f}]"
+        f"  {entry['episodes']} episodes"
+        for task, entry in result["tasks"].items()
+    ]
+    say(options.json, result, "\n".join([*lines, f"{'average':<28} {result['average']:.2f}", f"written: {target}"]))
+    return 0
+
+
+def _learned_tasks(checkpoint: Path, wanted: str | None) -> list[str]:
+    from trcl_envs.catalog import resolve_sequence
+    from trcl_policy.policy.controller import load_policy
+
+    policy = load_policy(checkpoint)
+    if wanted is None:
+        return policy.learned_tasks
+    tasks = list(dict.fromkeys(resolve_sequence(wanted)))
+    for task in tasks:
+        policy.reset(task)
+    return tasks
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Train old tasks again from the final weights, the same way for every method, and watch how fast they come back.
+
+    Attributes:
+        run: run directory.
+        tasks: task names joined by commas; all but the last where not given.
+        steps: updates.
+        every: updates between measurements.
+        episodes: rollouts at each measurement.
+        learning_rate: constant Adam rate; low, so that methods can be told apart.
+        target: share of the success right after learning that counts as recovered.
+        seed: seed of batches, noise and start states.
+        json: print one JSON document.
+    """
+
+    run: tyro.conf.Positional[Path]
+    tasks: str | None = None
+    steps: int = 100
+    every: int = 10
+    episodes: int = 25
+    learning_rate: float = 2e-4
+    target: float = 0.9
+    seed: int = 2_000_000
+    json: bool = False
+
+
+def recover(options: Recover) -> int:
+    """Run ``trcl recover``; the result also goes to ``RUN/recovery.json``."""
+    from trcl_policy.files import write_json
+    from trcl_policy.folder import RunFolder
+    from trcl_policy.moments import recovery_curves
+
+    folder = RunFolder(options.run)
+    result = recovery_curves(folder, options)
+    write_json(folder.path / "recovery.json", result)
+    lines = [
+        f"{task:<28} "
+        + " ".join(f"{step}:{value:.2f}" for step, value in zip(curve["steps"], curve["success"], strict=True))
+        + f"  back after {curve['recovered_after'] if curve['recovered_after'] is not None else 'never'}"
+        for task, curve in result["tasks"].items()
+    ]
+    say(options.json, result, "\n".join([*lines, f"written: {folder.path / 'recovery.json'}"]))
+    return 0

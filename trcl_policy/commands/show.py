@@ -1,0 +1,112 @@
+"""``trcl record``, ``report``, ``methods``, ``tasks`` and ``doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from trcl_policy.commands.parsing import say
+
+
+@dataclass(frozen=True)
+class Record:
+    """Film rollouts of one start state.
+
+    Attributes:
+        run: run directory.
+        task: task to film; the first of the sequence where not given.
+        moments: learned, forgotten, recovered, joined by commas: just after the task was learned, after the last task,
+            and after a short recovery from there. Side by side.
+        seed: start state; where not given, the first evaluation seed that succeeded when learned and, if there is one,
+            failed after the last task.
+        recovery_steps: updates of the recovery.
+        size: width and height of a panel [pixels].
+        out: video file; RUN/videos/TASK.mp4 where not given.
+    """
+
+    run: tyro.conf.Positional[Path]
+    task: str | None = None
+    moments: str = "learned,forgotten,recovered"
+    seed: int | None = None
+    recovery_steps: int = 100
+    size: int = 256
+    out: Path | None = None
+
+
+def record(options: Record) -> int:
+    """Run ``trcl record``."""
+    from trcl_policy.folder import RunFolder
+    from trcl_policy.moments import film
+
+    print(film(RunFolder(options.run), options))
+    return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Compare runs on one page.
+
+    Attributes:
+        runs: run directories.
+        out: folder for the page, its plots and tables.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path = Path("report")
+
+
+def report(options: Report) -> int:
+    """Run ``trcl report``."""
+    from trcl_policy.report.page import build_report, summary_text
+
+    files = build_report(options.runs, options.out)
+    print(summary_text(options.runs))
+    print(f"page: {files.page}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """List what there is.
+
+    Attributes:
+        json: print one JSON document.
+    """
+
+    json: bool = False
+
+
+def methods(options: Listing) -> int:
+    """Run ``trcl methods``."""
+    from trcl_policy.continual.methods import METHODS
+
+    table = {name: dataclasses.asdict(recipe) for name, recipe in METHODS.items()}
+    lines = [
+        f"{name:<13} {r.summary}\n{'':<13} update {r.update}, anchor {r.anchor}, replay {r.replay}; {r.source}"
+        for name, r in METHODS.items()
+    ]
+    say(options.json, table, "\n".join(lines))
+    return 0
+
+
+def tasks(options: Listing) -> int:
+    """Run ``trcl tasks``."""
+    from trcl_envs.catalog import SEQUENCES, task_info, task_names
+
+    infos = {name: dataclasses.asdict(task_info(name)) for name in task_names()}
+    lines = [f"{name:<28} {info['horizon']:>4} steps  {info['instruction']}" for name, info in infos.items()]
+    sequences = [f"{name:<8} {', '.join(members)}" for name, members in SEQUENCES.items()]
+    say(options.json, {"tasks": infos, "sequences": SEQUENCES}, "\n".join([*lines, "", "sequences:", *sequences]))
+    return 0
+
+
+def doctor(options: Listing) -> int:
+    """Run ``trcl doctor``; status 1 where something needed is broken."""
+    from trcl_policy import doctor as examination
+
+    checks = examination.diagnose()
+    print(examination.report(options.json, checks))
+    return 0 if examination.healthy(checks) else 1
