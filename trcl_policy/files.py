@@ -173,7 +173,8 @@ def read_jsonl(path: str | os.PathLike[str], repair: bool = False) -> list[dict[
         lines = Path(path).read_bytes().split(b"\n")
     last = lines.pop()  # what follows the last newline: empty, or torn
     records = [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
-    return records if _record(last) is None else [*records, _record(last)]
+    closing = _record(last)
+    return records if closing is None else [*records, closing]
 
 
 def _parse_line(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str, Any]:

@@ -15,10 +15,12 @@ class PointEnv:
     def __init__(self, task: str = "point", num_worlds: int = 4, broken_at: int | None = None) -> None:
         self.info = TaskInfo(task, "Go there.", 4, 2, HORIZON, 25.0)
         self.num_worlds, self.broken_at, self.closed, self.moved = num_worlds, broken_at, False, []
+        self.started = []
 
     def reset(self, seeds):
         assert 1 <= len(seeds) <= self.num_worlds
         self.seeds = list(seeds)
+        self.started.append(len(self.moved))
         self.goal = np.stack([np.random.default_rng(seed).uniform(0.5, 1.5, 2) for seed in seeds])
         self.goal[[seed % 3 == 0 for seed in seeds]] += 9
         self.position, self.time = np.zeros((len(seeds), 2)), 0

@@ -94,13 +94,23 @@ def test_episode_ends_extra_steps_after_its_first_success(tmp_path, extra):
 def test_finished_worlds_stand_still_and_the_batch_stops_with_the_last(tmp_path):
     factory = Factory()
     run(tmp_path / "s", envs=factory, noise=0.0)
-    lengths = np.stack([np.sum(moved) for moved in factory.built[0].moved])
-    assert lengths.min() < lengths.max()
-    assert factory.built[0].closed
+    env, starts = factory.built[0], factory.built[0].started
+    assert env.closed
+    for batch in np.split(np.arange(len(env.moved)), starts[1:]):
+        moved = np.stack([env.moved[step] for step in batch])
+        assert moved[0].all()
+        assert moved[-1].any()  # nothing runs on after the last world has finished
+        assert (np.diff(moved.astype(int), axis=0) <= 0).all()  # who has finished never moves again
+    stored = [stop - start for start, stop in EpisodeStore.open(tmp_path / "s").episodes_of("point")]
+    assert set(stored) <= set(
+        np.concatenate([np.sum(env.moved[a:b], axis=0) for a, b in zip(starts, [*starts[1:], None], strict=True)])
+    )
 
 
 def test_episode_whose_physics_broke_counts_as_failed(tmp_path):
     _, _, attempts = run(tmp_path / "s", episodes=3, envs=Factory(broken_at=2))
+    late = Factory(broken_at=25)  # after the success, within the extra steps
+    assert run(tmp_path / "late", episodes=3, envs=late, extra_steps=29)[2] == attempts
     seeds = [episode_seed("collect", "point", 0, i) for i in range(60)]
     assert attempts == [i for i, seed in enumerate(seeds) if seed % 3 and seed % 2][:3]
 

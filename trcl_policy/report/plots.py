@@ -95,12 +95,12 @@ def task_curves(runs: Sequence[Run]) -> Figure:
 
 def _task_panel(panel: Axes, runs: Sequence[Run], task: str) -> None:
     for number, run in enumerate(runs):
-        column = run.tasks.index(task) if task in run.tasks else None
-        rows = [] if column is None else [k for k, row in enumerate(run.scores) if row[column] is not None]
+        column = run.tasks.index(task) if task in run.tasks else 0
+        rows = [k for k, row in enumerate(run.scores) if task in run.tasks and row[column] is not None]
         look = style_of(number)
         panel.plot([k + 1 for k in rows], [run.scores[k][column] for k in rows], label=run.label, **look)
         banded = [k for k in rows if run.intervals[k][column] and None not in run.intervals[k][column]]
-        bounds = np.array([run.intervals[k][column] for k in banded], float).reshape(-1, 2)
+        bounds = np.array([run.intervals[k][column] for k in banded], np.float64).reshape(-1, 2)
         if len(banded) == 1:
             panel.vlines(banded[0] + 1, *bounds[0], color=look["color"], alpha=0.45, linewidth=3)
         panel.fill_between([k + 1 for k in banded], *bounds.T, color=look["color"], alpha=0.15, linewidth=0)

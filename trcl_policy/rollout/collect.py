@@ -189,7 +189,7 @@ def demonstrate(env: BatchedEnv, expert: Expert, settings: Settings, attempts: r
         lengths += left > 0
         broken |= step.failed
         first = success[now] & ~success[:now].any(axis=0)
-        left = np.where(broken, 0, np.where(first, np.minimum(left - 1, settings.extra_steps), np.maximum(left - 1, 0)))
+        left = np.where(broken, 0, np.where(first, settings.extra_steps, np.maximum(left - 1, 0)))
         observation = step.observation
         if not left.any():
             break

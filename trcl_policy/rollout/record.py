@@ -69,7 +69,8 @@ def record_episode(env: BatchedEnv, controller: Controller, seed: int, extra_ste
         raise ValueError(f"extra_steps must be >= 0 [control steps], got {extra_steps}")
     observation = env.reset([seed])
     controller.reset()
-    scenes, success, left = [env.scene(0)], [], env.info.horizon
+    scenes, left = [env.scene(0)], env.info.horizon
+    success: list[bool] = []
     while left > 0:
         step = env.step(np.asarray(controller.select_action(observation), np.float64))
         observation, left = step.observation, left - 1
@@ -109,8 +110,8 @@ def draw(trace: EpisodeTrace, renderer: Renderer, captions: Sequence[str] = ()) 
 class _Overlay:
     """A picture (h, w, 3) and how opaque it is, (h, w, 1) in [0, 1]: drawn once, blended into many frames."""
 
-    colour: NDArray[np.float32]
-    opacity: NDArray[np.float32]
+    colour: NDArray[np.floating]
+    opacity: NDArray[np.floating]
 
     def blend(self, frame: Frame, top: int) -> None:
         """Blend into the frame from row ``top`` on, in place, cut to what fits."""
