@@ -6,6 +6,7 @@ Heavy packages are imported by the commands themselves, so that help comes at on
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,7 +66,11 @@ def _guarded(name: str, words: list[str]) -> int:
     from trcl_policy.files import FileError
 
     try:
-        return commands.run(name, words)
+        status = commands.run(name, words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return _hung_up()
     except KeyboardInterrupt:
         return _fail("stopped", INTERRUPTED)
     except Stopped as stopped:
@@ -74,6 +79,17 @@ def _guarded(name: str, words: list[str]) -> int:
         return _fail(_one_line(error), MACHINE_FAULT)
     except ValueError as error:
         return _fail(_one_line(error), USER_FAULT)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, named without importing torch
+            raise
+        return _fail(_one_line(error), MACHINE_FAULT)
+
+
+def _hung_up() -> int:
+    """The reader of our output has seen enough (``trcl methods | head -1``): no fault, nothing to say."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return 0
 
 
 def _one_line(error: BaseException) -> str:

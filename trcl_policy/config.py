@@ -19,7 +19,7 @@ from trcl_policy.continual.methods import METHODS, Options
 from trcl_policy.continual.optimizer import Training
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.policy.trajectory import Network
-from trcl_policy.schema import ConfigError, build, copied, nearest, set_dotted
+from trcl_policy.schema import ConfigError, build, copied, field_names, nearest, set_dotted
 
 DOMAINS = ("policy",)
 DEVICES = ("auto", "cpu", "cuda")
@@ -138,6 +138,8 @@ class EvaluationConfig:
         for name in ("episodes", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
         if any(step < 1 for step in self.at_steps):
             raise ValueError(f"at_steps must be >= 1, got {list(self.at_steps)}")
 
@@ -186,6 +188,11 @@ class RunConfig:
         for name in ("threads", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if any(step >= self.training.steps for step in self.evaluation.at_steps):
+            raise ValueError(
+                f"evaluation.at_steps must be < training.steps = {self.training.steps}, "
+                f"got {list(self.evaluation.at_steps)}"
+            )
 
 
 def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -210,8 +217,10 @@ def make_config(
         raise ConfigError(
             f"{origin}: a configuration must be a mapping of keys to values, got {type(document).__name__}"
         )
-    merged = copied(document)
+    merged, known = copied(document), field_names(RunConfig)
     for key, value in overrides.items():
+        if not any(name == key or name.startswith(f"{key}.") for name in known):
+            raise ConfigError(f"unknown setting {key}{nearest(key, known)}")
         set_dotted(merged, key, value)
     return build(RunConfig, merged, origin)
 

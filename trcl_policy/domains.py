@@ -14,16 +14,16 @@ from torch import Tensor
 
 from trcl_envs.catalog import make_env, resolve_sequence, task_info
 from trcl_envs.interface import BatchedEnv
-from trcl_policy.config import RunConfig
+from trcl_policy.config import DEVICES, RunConfig
 from trcl_policy.continual.params import Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence
 from trcl_policy.data.store import EpisodeStore
-from trcl_policy.policy.controller import Policy, PolicySpec
+from trcl_policy.policy.controller import Policy, PolicySpec, load_policy
 from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.windows import Shape, Windows
 from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
-from trcl_policy.schema import ConfigError
+from trcl_policy.schema import ConfigError, nearest
 
 
 class PolicyDomain:
@@ -119,6 +119,10 @@ class PolicyDomain:
         """Write a checkpoint that can be loaded on its own."""
         self.policy(params, num_learned).save(folder)
 
+    def load(self, folder: Path) -> dict[str, Tensor]:
+        """The weights of a checkpoint written by ``save``."""
+        return dict(load_policy(folder, self.device).params)
+
     def measure(
         self,
         params: Params,
@@ -166,8 +170,10 @@ def resolve_device(name: str) -> torch.device:
     """The torch device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: CUDA is asked for and not there.
+        ConfigError: another name, or CUDA is asked for and not there.
     """
+    if name not in DEVICES:
+        raise ConfigError(f"device must be one of {', '.join(DEVICES)}{nearest(name, DEVICES)}, got {name}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device must be one this machine has (cpu), got cuda; `trcl doctor` says what is missing")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -48,13 +49,27 @@ class RunFolder:
             ConfigError: the directory already holds something.
             FileError: the machine refuses.
         """
+        cls.check_new(path)
         folder = cls(path)
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            hint = f"; go on with it: trcl train --resume {path}" if (folder.path / "config.yaml").exists() else ""
-            raise ConfigError(f"out must be a new or empty folder, got {path}, which exists{hint}")
-        write_json(folder.path / "provenance.json", {**provenance(), **facts, "seed": config.seed})
-        write_text(folder.path / "config.yaml", dump_config(config))
+        beside = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.tmp")
+        try:
+            write_json(beside / "provenance.json", {**provenance(), **facts, "seed": config.seed})
+            write_text(beside / "config.yaml", dump_config(config))
+            with explained("write", path):
+                os.replace(beside, folder.path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
         return folder
+
+    @staticmethod
+    def check_new(path: Path | str) -> None:
+        """Raise ConfigError unless nothing, or an empty folder, is at ``path``."""
+        path = Path(path)
+        with explained("read", path):
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if taken:
+            hint = f"; go on with it: trcl train --resume {path}" if (path / "config.yaml").exists() else ""
+            raise ConfigError(f"out must be a new or empty folder, got {path}, which exists{hint}")
 
     def config(self) -> RunConfig:
         """The run's configuration.
@@ -82,11 +97,11 @@ class RunFolder:
             ConfigError: there is no such checkpoint.
         """
         there = self.checkpoints()
-        if number is None and there:
+        if number in (None, "last") and there:
             return there[-1]
-        name = f"{number:02d}" if isinstance(number, int) else str(number)
+        name = f"{int(number):02d}" if str(number).isdecimal() else str(number)  # type: ignore[arg-type]
         path = self.path / "checkpoints" / name
-        if number is None or not (path / "config.json").is_file():
+        if path not in there:
             raise ConfigError(
                 f"checkpoint must be one of {', '.join(p.name for p in there) or '(none yet)'} in {self.path}, "
                 f"got {number}"
@@ -118,12 +133,9 @@ class RunFolder:
             ValueError: the file is damaged.
         """
         path = self.path / "state" / "learner.safetensors"
-        for leftover in [
-            *path.parent.glob(".*.tmp"),
-            *self.path.glob("checkpoints/*/.*.tmp"),
-            *self.path.glob(".*.tmp"),
-        ]:
-            leftover.unlink(missing_ok=True)
+        for place in ("state", "checkpoints", "checkpoints/*", "."):
+            for leftover in self.path.glob(f"{place}/.*.tmp"):
+                leftover.unlink(missing_ok=True)
         return read_safetensors(path)[0] if path.exists() else None
 
     def append_log(self, record: Mapping[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from trcl_policy.continual.probes import held_out_loss
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.domains import DOMAINS, PolicyDomain
 from trcl_policy.folder import RunFolder, now
-from trcl_policy.rollout.retention import retention, task_of
+from trcl_policy.rollout.retention import cells, retention, task_of
 from trcl_policy.schema import ConfigError
 
 SLOWEST_SAVE = 20
@@ -39,6 +40,7 @@ def train(config: RunConfig, out: Path | str) -> RunFolder:
         Interrupted: a signal asked to stop.
     """
     torch.set_num_threads(config.threads)
+    RunFolder.check_new(out)
     domain = DOMAINS[config.domain](config)
     folder = RunFolder.create(out, config, domain.provenance())
     _Trainer(config, folder, domain).run(None)
@@ -59,8 +61,11 @@ def resume(path: Path | str) -> RunFolder:
     before, after = folder.provenance().get("data"), domain.provenance()["data"]
     if before is not None and before["fingerprint"] != after["fingerprint"]:
         raise ConfigError(f"data.store must be the one the run began with, got {config.data.store} with other contents")
-    state = folder.load_state()
-    _Trainer(config, folder, domain).run(state)
+    trainer = _Trainer(config, folder, domain)
+    state = trainer.catch_up()
+    if folder.provenance()["ended"] is None:
+        folder.add_provenance(resumed=[*folder.provenance().get("resumed", []), now()])
+    trainer.run(state)
     return folder
 
 
@@ -72,38 +77,65 @@ class _Trainer:
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._stop = False
+        self._changed = False
         self._writer: Any = None
         self._cost: dict[str, dict[str, float]] = (folder.metrics() or {}).get("cost", {"seconds": {}, "bytes": {}})
         self._bar: tqdm[Any] = tqdm(total=config.training.steps * len(self.names), unit="step", disable=None)
 
     def run(self, state: Mapping[str, torch.Tensor] | None) -> None:
         """Learn from ``state`` (None: from the start) to the end."""
+        with self._signals(), self._bar, contextlib.closing(self.domain):
+            try:
+                self._measure_late(state)
+                self._learn(state)
+            finally:
+                if self._writer is not None:
+                    self._writer.close()
+        if self._changed or self.folder.provenance()["ended"] is None:
+            self._write_metrics()
+            self.folder.add_provenance(ended=now())
+
+    def _learn(self, state: Mapping[str, torch.Tensor] | None) -> None:
         streams = Streams(derive_seed(self.config.seed, "learning"), self.domain.device)
-        if state is not None:
-            self._catch_up(state)
-        every = self.config.log_every
         tasks, training = self.domain.tasks, self.config.training
         params, model = self.domain.params(), self.domain.model
-        with self._signals(), self._bar:
-            at_steps = self.config.evaluation.at_steps
-            for snapshot in learn(model, params, tasks, self.method, training, streams, every, at_steps, state):
-                self._receive(snapshot)
-                if self._stop:
-                    self._save(snapshot)
-                    raise Interrupted
-        self._write_metrics()
-        self.folder.add_provenance(ended=now())
-        self.domain.close()
+        every, at_steps = self.config.log_every, self.config.evaluation.at_steps
+        for snapshot in learn(model, params, tasks, self.method, training, streams, every, at_steps, state):
+            self._changed = True
+            self._receive(snapshot)
+            if self._stop:
+                self._save(snapshot)
+                raise Interrupted
 
-    def _catch_up(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Bring the folder to where ``state`` stands: later log lines go, missing measurements of checkpoints come."""
-        task, step, _ = state["position"].tolist()
+    def catch_up(self) -> dict[str, torch.Tensor] | None:
+        """The saved state, with the folder brought to where it stands: log lines that come again are dropped.
+
+        Raises:
+            ValueError: the state is damaged or not of this run.
+        """
+        state = self.folder.load_state()
+        task, step = (-1, 0) if state is None else self._position(state)
         self.folder.cut_log(task, step)
         self.folder.episodes(repair=True)
-        self._bar.update(task * self.config.training.steps + step)
+        self._bar.update(max(task, 0) * self.config.training.steps + step)
+        return state
+
+    def _position(self, state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """Task and update of a state, which must be one of this run."""
+        size = sum(leaf.numel() for leaf in self.domain.params().values())
+        theta, position = state.get("optimizer/theta"), state.get("position")
+        if theta is None or position is None or theta.shape != (size,) or position.shape != (3,):
+            raise ValueError(
+                f"{self.folder.path / 'state'} must hold the state of this run with its {size} weights, got another one"
+            )
+        return int(position[0]), int(position[1])
+
+    def _measure_late(self, state: Mapping[str, torch.Tensor] | None) -> None:
+        """Measure the checkpoints that the run was stopped before measuring."""
+        learned = 0 if state is None else self._num_learned(*self._position(state))
         for checkpoint in self.folder.checkpoints():
-            if int(checkpoint.name) <= self._num_learned(task, step) - 1:
-                self._measure_checkpoint(int(checkpoint.name), checkpoint)
+            if int(checkpoint.name) < learned:
+                self._measure(self.domain.load(checkpoint), int(checkpoint.name), None)
 
     def _num_learned(self, task: int, step: int) -> int:
         if self.method.joint:
@@ -133,6 +165,11 @@ class _Trainer:
 
     def _log(self, snapshot: Snapshot) -> None:
         position = snapshot.position
+        if not all(map(math.isfinite, snapshot.scalars.values())):
+            raise ValueError(
+                f"training.learning_rate must be low enough to learn at, got {self.config.training.learning_rate}: "
+                f"the loss is no longer finite at update {position.step} of {snapshot.task}"
+            )
         self._bar.update(position.task * self.config.training.steps + position.step - self._bar.n)
         self._bar.set_postfix(task=snapshot.task, loss=f"{snapshot.scalars['loss_new']:.4f}")
         record: dict[str, Any] = {
@@ -181,32 +218,32 @@ class _Trainer:
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
-    def _measure_checkpoint(self, number: int, checkpoint: Path) -> None:
-        from trcl_policy.policy.controller import load_policy
-
-        self._measure(load_policy(checkpoint, self.domain.device).params, number, None)
-
     def _measure(self, params: Mapping[str, torch.Tensor], number: int, step: int | None) -> None:
-        """Roll out every task seen, except for episodes that are on record already."""
+        """Roll out every task seen, except for episodes that are on record already.
+
+        Raises:
+            Interrupted: between two tasks; the last save stands before these measurements.
+        """
         started = time.monotonic()
-        done = {(line["checkpoint"], line.get("step"), line["task"], line["seed"]) for line in self.folder.episodes()}
+        done = cells(self.folder.episodes())
         first, count = self.config.evaluation.seed, self.config.evaluation.episodes
-        last = number + (step is None)
-        for task in dict.fromkeys(task_of(name) for name in self.names[:last]):
-            seeds = range(first, first + count)
-            if all((number, step, task, seed) in done for seed in seeds):
+        learned = number + (step is None)
+        for task in dict.fromkeys(task_of(name) for name in self.names[:learned]):
+            there = done.get((number, step, task), {})
+            if all(seed in there for seed in range(first, first + count)):
                 continue
-            learned = number + (step is None)
-            episodes = self.domain.measure(params, max(learned, 1), task, seeds)
+            if self._stop:
+                raise Interrupted
+            self._changed = True
+            episodes = self.domain.measure(params, learned, task, range(first, first + count))
             self.folder.append_episodes(
                 {"checkpoint": number, "step": step, **episode.record()}
                 for episode in episodes
-                if (number, step, task, episode.seed) not in done
+                if episode.seed not in there
             )
-            if self._stop:
-                return
-        seconds = self._cost["seconds"]
-        seconds["evaluation"] = seconds.get("evaluation", 0.0) + time.monotonic() - started
+            seconds = self._cost["seconds"]
+            seconds["evaluation"] = seconds.get("evaluation", 0.0) + time.monotonic() - started
+            started = time.monotonic()
 
     def _write_metrics(self) -> None:
         measured = retention(self.folder.episodes(), self.names)
@@ -218,7 +255,7 @@ class _Trainer:
         shown = ", ".join(f"{task_of(n)} {s:.2f}" for n, s in zip(tasks, row, strict=True) if s is not None)
         self._bar.write(f"{self.config.method.name}: after task {number + 1} of {len(tasks)}: {shown}", file=sys.stderr)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM stop the run at its next snapshot, saved; a second one stops at once."""
 

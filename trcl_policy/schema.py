@@ -91,13 +91,13 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         raise ConfigError(f"{name} must be {_describe(hint)}, got {value!r}")
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(arguments[0], item, f"{name}[{place}]") for place, item in enumerate(value))
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
     if hint is float and isinstance(value, str):
         try:  # YAML 1.1 reads 1e-3 as text
-            return float(value)
+            value = float(value)
         except ValueError:
             pass
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # no NaN
+        return float(value)
     if hint is type(None) and value is None:
         return None
     if hint in (int, str, bool) and type(value) is hint:

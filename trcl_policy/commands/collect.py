@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from trcl_policy.schema import ConfigError
+
 
 @dataclass(frozen=True)
 class Collect:
@@ -36,11 +38,12 @@ def collect(options: Collect) -> int:
     from trcl_envs.catalog import make_env, make_expert, resolve_sequence
     from trcl_policy.data.store import EpisodeStore
     from trcl_policy.folder import provenance
-    from trcl_policy.rollout.collect import Settings
     from trcl_policy.rollout.collect import collect as fill
 
+    for name in ("episodes", "worlds", "threads"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name} must be >= 1, got {getattr(options, name)}")
     tasks = dict.fromkeys(resolve_sequence(options.tasks))
-    settings = Settings(options.seed, options.noise, options.extra_steps)
     if options.out.exists():
         store = EpisodeStore.open(options.out, "a")
     else:
@@ -54,8 +57,10 @@ def collect(options: Collect) -> int:
                 make_expert,
                 task,
                 options.episodes,
-                settings,
+                seed=options.seed,
+                noise=options.noise,
                 num_worlds=options.worlds,
+                extra_steps=options.extra_steps,
             )
             print(
                 f"{task}: {report.kept} new episodes, {report.already} already there, "

@@ -53,8 +53,10 @@ def evaluate(options: Evaluate) -> int:
     from trcl_policy.folder import RunFolder, provenance
     from trcl_policy.rollout.workers import cut, run_jobs
 
-    if options.episodes < 1:
-        raise ConfigError(f"episodes must be >= 1, got {options.episodes}")
+    for name, least in (("episodes", 1), ("seed", 0), ("workers", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"{name} must be >= {least}, got {getattr(options, name)}")
+    device = str(resolve_device(options.device))
     folder = RunFolder(options.run)
     torch.set_num_threads(folder.config().threads)
     checkpoint = folder.checkpoint(options.checkpoint)
@@ -63,7 +65,7 @@ def evaluate(options: Evaluate) -> int:
     make = functools.partial(make_env, threads=1, backend=options.backend)
     episodes = []
     with tqdm(total=len(tasks) * options.episodes, unit="episode", disable=None) as bar:
-        for done in run_jobs(jobs, make, options.workers, str(resolve_device(options.device))):
+        for done in run_jobs(jobs, make, options.workers, device):
             episodes += done
             bar.update(len(done))
     result: dict[str, Any] = {
@@ -133,10 +135,11 @@ def recover(options: Recover) -> int:
     """Run ``trcl recover``; the result also goes to ``RUN/recovery.json``."""
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder
-    from trcl_policy.moments import recovery_curves
+    from trcl_policy.moments import Probe, recovery_curves
 
     folder = RunFolder(options.run)
-    result = recovery_curves(folder, options)
+    settings = {name: value for name, value in vars(options).items() if name not in ("run", "tasks", "json")}
+    result = recovery_curves(folder, options.tasks, Probe(**settings))
     write_json(folder.path / "recovery.json", result)
     lines = [
         f"{task:<28} "

@@ -24,7 +24,7 @@ class Record:
             failed after the last task.
         recovery_steps: updates of the recovery.
         size: width and height of a panel [pixels].
-        out: video file; RUN/videos/TASK.mp4 where not given.
+        out: file: .mp4, .webp or .gif (animation), .png (stills); RUN/videos/TASK.mp4 where not given.
     """
 
     run: tyro.conf.Positional[Path]
@@ -41,7 +41,8 @@ def record(options: Record) -> int:
     from trcl_policy.folder import RunFolder
     from trcl_policy.moments import film
 
-    print(film(RunFolder(options.run), options))
+    choices = {name: value for name, value in vars(options).items() if name != "run"}
+    print(film(RunFolder(options.run), **choices))
     return 0
 
 

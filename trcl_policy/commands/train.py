@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from trcl_policy.commands.parsing import Stopped
 from trcl_policy.config import RunConfig, load_config
-from trcl_policy.schema import ConfigError, field_names
+from trcl_policy.schema import ConfigError, field_names, nearest
 
 if TYPE_CHECKING:
     from trcl_policy.folder import RunFolder
+
+GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
+SWITCHES = tuple(name for name, kind in typing.get_type_hints(RunConfig).items() if kind is bool)
 
 
 def train(words: list[str]) -> int:
@@ -45,27 +50,41 @@ def train(words: list[str]) -> int:
 
 def _split(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Positional words and settings; ``--a.b value``, ``--a.b=value`` and ``a.b=value`` are all read."""
-    import yaml
-
     positional: list[str] = []
     settings: dict[str, Any] = {}
-    rest = iter(words)
-    for word in rest:
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") and (not equals or key not in field_names(RunConfig)):
+        key = key.replace("-", "_")
+        if not word.startswith("--") and (not equals or key.split(".")[0] not in GROUPS):
             positional.append(word)
             continue
+        if key not in (*field_names(RunConfig), *GROUPS, "out", "resume"):
+            close = nearest(key, [*field_names(RunConfig), "out", "resume"])
+            raise ConfigError(f"unknown setting {key}{close}; see trcl train --help")
         if not equals:
-            found = next(rest, None)
-            if found is None:
-                raise ConfigError(f"{word} needs a value, got nothing after it")
-            value = found
-        key = key.replace("-", "_")
-        try:
-            settings[key] = value if key in ("out", "resume") else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"{word} needs a value that YAML can read, got {value!r}") from None
+            value = _following(word, key, rest)
+        settings[key] = value if key in ("out", "resume") else _read(word, value)
     return positional, settings
+
+
+def _following(word: str, key: str, rest: list[str]) -> str:
+    """The value after ``word``, taken off ``rest``; a switch needs none."""
+    if key in SWITCHES and (not rest or rest[0].lower() not in ("true", "false")):
+        return "true"
+    if not rest or rest[0].startswith("--"):
+        raise ConfigError(f"{word} needs a value, got {rest[0] if rest else 'nothing after it'}")
+    return rest.pop(0)
+
+
+def _read(word: str, value: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{word} needs a value that YAML can read, got {value!r}") from None
 
 
 def _print_run(folder: RunFolder) -> None:

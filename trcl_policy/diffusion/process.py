@@ -122,6 +122,20 @@ class Process:
         alpha_bar = self.alpha_bar[level]
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
 
+    def clean(self, output: Tensor, noisy: Tensor, level: Tensor | int) -> Tensor:
+        """x_0 according to what the network predicts, ``output``, at x_t = ``noisy``."""
+        alpha_bar = self.alpha_bar[level]
+        if self.config.prediction == "x0":
+            return output
+        if self.config.prediction == "epsilon":
+            return (noisy - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
+        return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * output
+
+    def clipped(self, clean: Tensor) -> Tensor:
+        """``clean`` within the clip range."""
+        reach = self.config.clip_range
+        return clean.clamp(-reach, reach) if reach else clean
+
     def sample(
         self,
         predict: Callable[[Tensor, int], Tensor],
@@ -138,11 +152,13 @@ class Process:
             rng: one generator, or one per row (used by samplers that draw noise on the way).
         """
         scheduler = self._scheduler()
-        scheduler.set_timesteps(num_steps, device=noise.device)
+        scheduler.set_timesteps(num_steps)
         generator = list(rng) if isinstance(rng, Sequence) else rng
         current = noise
         for timestep in scheduler.timesteps:
             output = predict(current, int(timestep) + 1)
+            if self.config.sampler == "dpm++":  # diffusers' knows no clip: hand it the clipped x_0
+                output = self.clipped(self.clean(output, current, int(timestep) + 1))
             current = scheduler.step(output, timestep, current, generator=generator, return_dict=False)[0]
         return current
 
@@ -158,7 +174,7 @@ class Process:
         }
         clip = {"clip_sample": config.clip_range > 0, "clip_sample_range": config.clip_range}
         if config.sampler == "dpm++":
-            return DPMSolverMultistepScheduler(**common)
+            return DPMSolverMultistepScheduler(**{**common, "prediction_type": "sample"})
         if config.sampler == "ddim":
             return DDIMScheduler(**common, **clip, set_alpha_to_one=True)
         return DDPMScheduler(**common, **clip)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trcl_policy.continual.params import Params
 from trcl_policy.continual.streams import derive_seed
@@ -23,6 +24,9 @@ from trcl_policy.policy.trajectory import Network, TrajectoryModel
 from trcl_policy.policy.windows import Shape
 
 FORMAT = 1
+ROWS = 32
+"""The network always sees this many rows, padded: matrix products round differently for different numbers of rows, and
+so an episode would depend on how many others run beside it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +76,12 @@ class PolicySpec:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> PolicySpec:
         """The spec saved as ``document``."""
-        if document.get("format") != FORMAT:
-            raise ValueError(f"format must be {FORMAT}, got {document.get('format')!r}")
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            came = document.get("format") if isinstance(document, dict) else type(document).__name__
+            raise ValueError(f"format must be {FORMAT}, got {came!r}")
+        missing = {field.name for field in dataclasses.fields(cls)} - set(document)
+        if missing:
+            raise ValueError(f"it must have {', '.join(sorted(missing))}, got none")
         network = {**document["network"], "channels": tuple(document["network"]["channels"])}
         return cls(
             tasks=tuple(document["tasks"]),
@@ -158,10 +166,18 @@ class Policy:
         seen = raw[:, :, list(self.spec.observation_indices)]
         observation = self.normalizer.normalize("observation", seen, self._task).flatten(1)
         self._ensure_rngs(len(raw))
-        task = torch.full((len(raw),), self._task, device=self.device)
-        made = self.model.act(self.params, observation, task, self._rngs[: len(raw)])
+        blocks = zip(observation.split(ROWS), _split(self._rngs[: len(raw)]), strict=True)
+        made = torch.cat([self._act(rows, rngs) for rows, rngs in blocks])
         actions = self.normalizer.unnormalize("action", made, self._task).clamp(-1, 1)
         return actions[:, : self.spec.n_action_steps].cpu()
+
+    def _act(self, observation: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+        """Normalised actions (B, horizon, Da) for B <= ``ROWS`` normalised observations."""
+        count = len(observation)
+        padded = functional.pad(observation, (0, 0, 0, ROWS - count))
+        task = torch.full((ROWS,), self._task, device=self.device)
+        spare = [torch.Generator()] * (ROWS - count)
+        return self.model.act(self.params, padded, task, [*rngs, *spare])[:count]
 
     def _ensure_rngs(self, count: int) -> None:
         for row in range(len(self._rngs), count):
@@ -179,6 +195,10 @@ class Policy:
         write_json(folder / "config.json", self.spec.to_json())
 
 
+def _split(rngs: Sequence[torch.Generator]) -> list[Sequence[torch.Generator]]:
+    return [rngs[start : start + ROWS] for start in range(0, len(rngs), ROWS)]
+
+
 def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Policy:
     """The policy saved in ``folder``, such as ``runs/NAME/checkpoints/03``.
 
@@ -194,9 +214,13 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config} must be a policy's configuration, got one with a fault: {error}") from None
     params, _ = read_safetensors(folder / "model.safetensors")
-    normalizer = Normalizer.from_state(read_safetensors(folder / "normalizer.safetensors")[0])
+    ranges, _ = read_safetensors(folder / "normalizer.safetensors")
     model = spec.model(device=device)
+    sizes = {"observation": spec.shape.observation_dim, "action": spec.shape.action_dim}
+    wanted = {f"{part}.{end}": (len(spec.tasks), size) for part, size in sizes.items() for end in ("low", "high")}
+    if {name: tuple(leaf.shape) for name, leaf in ranges.items()} != wanted:
+        raise ValueError(f"{folder / 'normalizer.safetensors'} must fit {config}, got other names or shapes")
     expected = {name: tensor.shape for name, tensor in model.net.named_parameters()}
     if {name: tensor.shape for name, tensor in params.items()} != expected:
         raise ValueError(f"{folder / 'model.safetensors'} must fit the network of {config}, got other names or shapes")
-    return Policy(spec, model, {name: params[name].to(device) for name in expected}, normalizer)
+    return Policy(spec, model, {name: params[name].to(device) for name in expected}, Normalizer.from_state(ranges))

@@ -43,10 +43,16 @@ class Network:
     def __post_init__(self) -> None:
         """Check every value once."""
         if self.kind not in NETWORKS:
-            raise ValueError(f"network kind must be one of {', '.join(NETWORKS)}, got {self.kind!r}")
-        for name in ("width", "depth", "kernel", "condition_dim"):
+            raise ValueError(f"kind must be one of {', '.join(NETWORKS)}, got {self.kind!r}")
+        for name in ("width", "depth", "condition_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"network {name} must be >= 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd and >= 1, got {self.kernel}")
+        if not self.channels or any(size < 8 or size % 8 for size in self.channels):
+            raise ValueError(f"channels must be multiples of 8, got {list(self.channels)}")
+        if self.attention_levels < 0:
+            raise ValueError(f"attention_levels must be >= 0, got {self.attention_levels}")
 
     def build(self, shape: Shape, num_tasks: int, seed: int) -> nn.Module:
         """The network with weights drawn from ``seed``, leaving torch's global stream as it was."""

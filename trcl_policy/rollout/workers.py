@@ -7,13 +7,15 @@ runs. Workers are spawned, never forked, so that no thread pool or GL context is
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import torch
 
-from trcl_envs.interface import BatchedEnv
+from trcl_envs.interface import BatchedEnv, SimulationError
 from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
 
@@ -60,8 +62,11 @@ def run_jobs(jobs: Sequence[Job], make_env: MakeEnv, num_workers: int, device: s
             worker.close()
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, _start, (make_env, device)) as pool:
-        yield from pool.map(_run, jobs)
+    try:
+        with ProcessPoolExecutor(num_workers, context, _start, (make_env, device)) as pool:
+            yield from pool.map(_run, jobs)
+    except BrokenProcessPool:
+        raise SimulationError("a worker process died, perhaps out of memory; try fewer with --workers") from None
 
 
 class _Worker:
@@ -92,6 +97,7 @@ _worker: _Worker | None = None
 
 def _start(make_env: MakeEnv, device: str) -> None:
     global _worker  # one worker a process, made by the pool's initializer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the pool
     torch.set_num_threads(1)
     _worker = _Worker(make_env, device)
 
