@@ -6,9 +6,9 @@ Everything here starts from checkpoints and never changes the run's own results.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +21,31 @@ from trcl_policy.folder import RunFolder
 from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.rollout.record import draw, record_episode, side_by_side
 from trcl_policy.rollout.retention import cells, task_of
-from trcl_policy.rollout.video import frame_rate, write_mp4
+from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 from trcl_policy.schema import ConfigError, nearest
 
 MOMENTS = ("learned", "forgotten", "recovered")
+SUFFIXES = (".mp4", ".webp", ".gif", ".png")
+STILLS = 3
+SPEED = 0.5
+"""Speed of videos against real time."""
 LINGER_STEPS = 15
 """Control steps shown after a success."""
 
 
-class RecoverOptions(Protocol):
-    """What ``recovery_curves`` reads; see ``trcl recover --help``."""
+@dataclass(frozen=True)
+class Probe:
+    """How recovery is probed; the same for every method.
 
-    tasks: str | None
+    Attributes:
+        steps: updates.
+        every: updates between measurements.
+        episodes: rollouts at each measurement.
+        learning_rate: constant Adam rate.
+        target: share of the success right after learning that counts as recovered.
+        seed: seed of batches, noise and start states.
+    """
+
     steps: int
     every: int
     episodes: int
@@ -40,59 +53,52 @@ class RecoverOptions(Protocol):
     target: float
     seed: int
 
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name in ("steps", "every", "episodes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0 or not 0 < self.target <= 1:
+            raise ConfigError(
+                f"learning_rate must be > 0 and target in (0, 1], got {self.learning_rate} and {self.target}"
+            )
 
-class FilmOptions(Protocol):
-    """What ``film`` reads; see ``trcl record --help``."""
 
-    task: str | None
-    moments: str
-    seed: int | None
-    recovery_steps: int
-    size: int
-    out: Path | None
-
-
-def recovery_curves(folder: RunFolder, options: RecoverOptions) -> dict[str, Any]:
+def recovery_curves(folder: RunFolder, tasks: str | None, probe: Probe) -> dict[str, Any]:
     """Probe recovery of old tasks from the newest checkpoint, measured by rollouts every few updates.
 
     Returns:
         A document with ``tasks`` {name: {steps, success, intervals, reference, recovered_after}}; ``reference`` is the
-        success right after the task was learned, ``recovered_after`` the first update at ``target`` of it (null: never).
+        success right after the task was learned, ``recovered_after`` the first update at ``target`` of it (null:
+        never).
     """
-    for name in ("steps", "every", "episodes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"{name} must be >= 1, got {getattr(options, name)}")
     domain, policy = _open(folder)
-    names = list(dict.fromkeys(domain.sequence[:-1])) if options.tasks is None else _chosen(domain, options.tasks)
+    names = list(dict.fromkeys(domain.sequence[:-1])) if tasks is None else _chosen(domain, tasks)
     result: dict[str, Any] = {"run": str(folder.path), "checkpoint": folder.checkpoint().name, "tasks": {}}
     for name in names:
-        result["tasks"][name] = _curve(folder, domain, policy, name, options)
+        result["tasks"][name] = _curve(folder, domain, policy, name, probe)
     domain.close()
-    return {**result, "learning_rate": options.learning_rate, "target": options.target, "episodes": options.episodes}
+    return {**result, "probe": asdict(probe)}
 
 
-def _curve(
-    folder: RunFolder, domain: PolicyDomain, policy: Policy, name: str, options: RecoverOptions
-) -> dict[str, Any]:
+def _curve(folder: RunFolder, domain: PolicyDomain, policy: Policy, name: str, probe: Probe) -> dict[str, Any]:
     task = domain.tasks[domain.sequence.index(name)]
-    seeds = range(options.seed, options.seed + options.episodes)
+    seeds = range(probe.seed, probe.seed + probe.episodes)
     moments: dict[int, dict[str, torch.Tensor]] = {0: dict(policy.params)}
-    probe = recover(
-        domain.model, policy.params, task, options.steps, options.every, options.seed, options.learning_rate
-    )
-    moments.update((snapshot.position.step, snapshot.params) for snapshot in probe)
+    way = recover(domain.model, policy.params, task, probe.steps, probe.every, probe.seed, probe.learning_rate)
+    moments.update((snapshot.position.step, snapshot.params) for snapshot in way)
     wins = [
         sum(episode.success for episode in domain.measure(params, len(domain.sequence), name, seeds))
         for params in moments.values()
     ]
-    success = [count / options.episodes for count in wins]
+    success = [count / probe.episodes for count in wins]
     reference = _learned_score(folder, domain, name)
-    goal = None if reference is None else options.target * reference
+    goal = None if reference is None else probe.target * reference
     back = None if goal is None else next((s for s, v in zip(moments, success, strict=True) if v >= goal), None)
     return {
         "steps": list(moments),
         "success": success,
-        "intervals": [list(wilson_interval(count, options.episodes)) for count in wins],
+        "intervals": [list(wilson_interval(count, probe.episodes)) for count in wins],
         "reference": reference,
         "recovered_after": back,
     }
@@ -139,33 +145,62 @@ class _Actor:
         return self.policy.select_action(observation)
 
 
-def film(folder: RunFolder, options: FilmOptions) -> Path:
+def film(
+    folder: RunFolder,
+    task: str | None = None,
+    moments: str = "learned,forgotten,recovered",
+    seed: int | None = None,
+    recovery_steps: int = 100,
+    size: int = 256,
+    out: Path | None = None,
+) -> Path:
     """Film one start state at the chosen moments, side by side; returns the video's path.
+
+    Args:
+        folder: the run.
+        task: task to film; None takes the first of the sequence.
+        moments: names of ``MOMENTS`` joined by commas.
+        seed: start state; None takes an evaluation seed that tells the story.
+        recovery_steps: updates of the recovery.
+        size: width and height of a panel [pixels].
+        out: file, whose suffix chooses the format; None is ``RUN/videos/TASK.mp4``.
 
     Raises:
         ConfigError: an unknown task or moment, or a run without the needed checkpoint.
         SimulationError: this machine can't draw.
     """
     config = folder.config()
-    moments = _moments(options.moments)
+    chosen = _moments(moments)
     sequence = load_policy(folder.checkpoint()).spec.tasks
-    task = sequence[0] if options.task is None else resolve_task(options.task)
+    task = sequence[0] if task is None else resolve_task(task)
     if task not in sequence:
         raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
-    renderer = make_renderer(task, options.size, options.size)
+    out = out or folder.path / "videos" / f"{task}.mp4"
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
+    renderer = make_renderer(task, size, size)
     env = make_env(task, 1)
-    seed = _telling_seed(folder, task, config.evaluation.seed) if options.seed is None else options.seed
-    out = options.out or folder.path / "videos" / f"{task}.mp4"
+    seed = _telling_seed(folder, task, config.evaluation.seed) if seed is None else seed
     try:
         panels = []
-        for caption, policy in _policies(folder, task, moments, options.recovery_steps):
+        for caption, policy in _policies(folder, task, chosen, recovery_steps):
             trace = record_episode(env, _Actor(policy, task, seed), seed, extra_steps=LINGER_STEPS)
-            panels.append(draw(trace, renderer, [task, f"{config.method.name}: {caption}"]))
-        write_mp4(out, side_by_side(panels), frame_rate(task_info(task).control_frequency))
+            panels.append(draw(trace, renderer, [f"{task}, {SPEED:g} x speed", f"{config.method.name}: {caption}"]))
+        _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
     finally:
         renderer.close()
         env.close()
     return out
+
+
+def _write(out: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+    """A video, a small animation for a README, or a strip of stills, as the suffix says."""
+    if out.suffix == ".mp4":
+        write_mp4(out, frames, fps)
+    elif out.suffix == ".png":
+        write_png(out, contact_sheet(list(frames), columns=1, rows=STILLS))
+    else:
+        write_animation(out, frames, fps)
 
 
 def _moments(spelled: str) -> list[str]:

@@ -54,7 +54,9 @@ def make_run(path: Path, method: str, decay: float, tasks=TASKS, joint=False, vi
         for task in range(size):
             for step in range(0, 800, 10):
                 loss = 0.02 + 0.5 * np.exp(-step / 150) + 0.01 * rng.random()
-                log.write(json.dumps({"step": 800 * task + step, "task": tasks[task], "loss": loss, "lr": 1e-3}) + "\n")
+                log.write(
+                    json.dumps({"step": 800 * task + step, "task": tasks[task], "loss_new": loss, "lr": 1e-3}) + "\n"
+                )
     (path / "videos").mkdir()
     for number in range(videos):
         (path / "videos" / f"clip-{number}.mp4").write_bytes(b"\0" * 1000)

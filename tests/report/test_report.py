@@ -211,10 +211,7 @@ def test_matrix_shows_each_measured_cell_and_no_other(runs):
 @pytest.mark.parametrize("per_task", [True, False])
 def test_loss_counts_updates_over_the_whole_sequence(per_task):
     steps = [0, 10, 20, 0, 10, 20] if per_task else [0, 10, 20, 20, 30, 40]
-    log = [
-        {"step": s, "task": t, "losses": {"a": 1.0, "b": n}}
-        for n, (s, t) in enumerate(zip(steps, "xxxyyy", strict=True))
-    ]
+    log = [{"step": s, "task": t, "loss_new": n + 1.0} for n, (s, t) in enumerate(zip(steps, "xxxyyy", strict=True))]
     found, values, switches = plots._loss_of([*log, {"event": "note"}])
     assert found.tolist() == [0, 10, 20, 20, 30, 40]
     assert values.tolist() == [1, 2, 3, 4, 5, 6]

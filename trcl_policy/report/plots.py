@@ -147,7 +147,7 @@ def _matrix_cell(axes: Axes, row: int, column: int, value: float, colour: Any, s
 
 
 def loss_curves(runs: Sequence[Run]) -> Figure | None:
-    """Training loss over all updates of the sequence, smoothed, one curve a run; None when no log has a loss."""
+    """Loss on the task being learned over all updates of the sequence, smoothed, one curve a run; None when no log has a loss."""
     series = [(number, run, _loss_of(run.log)) for number, run in enumerate(runs)]
     series = [(number, run, loss) for number, run, loss in series if len(loss[0])]
     if not series:
@@ -163,14 +163,14 @@ def loss_curves(runs: Sequence[Run]) -> Figure | None:
         if all((values > 0).all() for _, _, (_, values, _) in series):
             axes.set_yscale("log")
         axes.set_xlabel("updates (dashed: next task)")
-        axes.set_ylabel("training loss")
-        axes.set_title("Training loss")
+        axes.set_ylabel("loss on the new task")
+        axes.set_title("Loss on the task being learned")
         _legend_beside(axes)
     return figure
 
 
 def _loss_of(log: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return updates counted over the whole sequence, the total loss at each, and the updates at which tasks change."""
+    """Return updates counted over the whole sequence, the loss at each, and the updates at which tasks change."""
     records = [(record, _loss(record)) for record in log]
     records = [(record, loss) for record, loss in records if loss is not None and "step" in record]
     steps, values, switches, offset, before = [], [], [], 0, None
@@ -187,12 +187,8 @@ def _loss_of(log: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _loss(record: Mapping[str, Any]) -> float | None:
-    """Return the total loss of a log record: ``loss``, or ``losses`` with a ``total`` or summed."""
-    losses = record.get("losses")
-    if isinstance(losses, Mapping):
-        parts = [value for value in losses.values() if isinstance(value, (int, float))]
-        return record.get("loss", losses.get("total", sum(parts) if parts else None))
-    value = record.get("loss", losses)
+    """Return the loss on the task being learned of a log record, None where it has none."""
+    value = record.get("loss_new")
     return float(value) if isinstance(value, (int, float)) else None
 
 
