@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.fisher import ESTIMATORS, Diagonal, Isotropic, LowRank, estimate
+from trcl_policy.continual.fisher import ESTIMATORS, Diagonal, Isotropic, LowRank, Metric, estimate
 from trcl_policy.continual.model import Model
 from trcl_policy.continual.params import Layout
 from trcl_policy.continual.streams import Streams
@@ -29,7 +29,8 @@ class Learned:
     Attributes:
         task: the task.
         task_index: its place in the sequence, from 0.
-        old_tasks: the tasks before it and itself, for their conditions only.
+        old_tasks: the different tasks up to and with it, for their conditions only.
+        revisited: the task's samples have been learned before.
         model: the model.
         layout: layout of the parameters.
         theta: weights at the end of the task (P,), the ones that are kept.
@@ -39,6 +40,7 @@ class Learned:
     task: Task
     task_index: int
     old_tasks: tuple[Task, ...]
+    revisited: bool
     model: Model
     layout: Layout
     theta: Tensor
@@ -53,7 +55,7 @@ class Anchor(Protocol):
         ...
 
     def gradient(self, theta: Tensor) -> Tensor | None:
-        """Gradient of Q / 2, (P,); None while there is nothing to hold on to."""
+        """Gradient of Q / 2, (P,); None where it is zero everywhere."""
         ...
 
     def proximal(self, theta: Tensor, step: float) -> Tensor:
@@ -61,7 +63,7 @@ class Anchor(Protocol):
         ...
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
-        """``theta`` where Q(theta) <= radius^2, else the point of that ball met on the way back to its centre."""
+        """``theta`` where Q(theta) <= radius^2, else a point of that ball's surface, (P,)."""
         ...
 
     def after_task(self, learned: Learned) -> Anchor:
@@ -122,7 +124,8 @@ class FisherAnchor:
         raw_lambda: the published strength instead: terms are plain Fishers and are summed. None uses ``weight``.
         num_samples: samples the Fisher is averaged over.
         metric: merged metric of all old tasks; None before the first is learned.
-        center: where Q is smallest: the merged centre (P,) for diagonals, ``u_k' theta_k*`` (K,) for low rank.
+        center: where Q is smallest: the merged centre (P,) for diagonals, ``u_k' theta_k*``
+            (K,) in float64 for low rank.
         num_tasks: number of old tasks held.
     """
 
@@ -130,7 +133,7 @@ class FisherAnchor:
     weight: float = 1.0
     raw_lambda: float | None = None
     num_samples: int = 1024
-    metric: Isotropic | Diagonal | LowRank | None = None
+    metric: Metric | None = None
     center: Tensor | None = None
     num_tasks: int = 0
 
@@ -150,18 +153,16 @@ class FisherAnchor:
 
     def value(self, theta: Tensor) -> Tensor:
         """Q(theta) / 2, a float64 scalar, up to the constant that merging leaves."""
-        if self.metric is None:
-            return theta.new_zeros((), dtype=torch.float64)
-        return 0.5 * self.coefficient * self._quadratic(theta)
+        return 0.5 * self._square(theta)
 
     def gradient(self, theta: Tensor) -> Tensor | None:
-        """Gradient of Q / 2, (P,)."""
-        if self.metric is None:
+        """Gradient of Q / 2, (P,); None while it is zero everywhere."""
+        if self.metric is None or self.coefficient == 0:
             return None
         if isinstance(self.metric, LowRank):
-            pull = self.metric.values * (self.metric.basis @ theta - self.center)
-            return self.coefficient * (self.metric.basis.T @ pull)
-        return self.coefficient * self.metric.multiply(theta - self.center)
+            pull = self.coefficient * self.metric.values * self._offset(theta)
+            return self.metric.combine(pull)
+        return self.coefficient * self.metric.multiply(self._offset(theta))
 
     def proximal(self, theta: Tensor, step: float) -> Tensor:
         """theta* + (I + step F)^-1 (theta - theta*) in closed form, (P,); stable for every weight."""
@@ -169,29 +170,38 @@ class FisherAnchor:
             return theta
         scale = step * self.coefficient
         if isinstance(self.metric, LowRank):
-            offset = self.metric.basis @ theta - self.center
-            return theta - self.metric.basis.T @ self.metric.coefficients(offset, scale)
-        return self.center + self.metric.solve(theta - self.center, scale)
+            return theta - self.metric.combine(self.metric.coefficients(self._offset(theta), scale))
+        return self._center + self.metric.solve(self._offset(theta), scale)
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
-        """``theta`` if Q(theta) <= radius^2, else pulled back toward the centre until it is, (P,)."""
-        if self.metric is None:
-            return theta
-        length = float((self.coefficient * self._quadratic(theta)).clamp_min(0).sqrt())
-        if length <= radius:
-            return theta
-        shrink = radius / length
-        if isinstance(self.metric, LowRank):
-            offset = self.metric.basis @ theta - self.center
-            inner = torch.linalg.lstsq(self.metric.gram, offset.double()[:, None]).solution[:, 0].to(theta.dtype)
-            return theta - (1 - shrink) * (self.metric.basis.T @ inner)
-        return self.center + shrink * (theta - self.center)
+        """``theta`` if Q(theta) <= radius^2, else a point where Q = radius^2, (P,).
 
-    def _quadratic(self, theta: Tensor) -> Tensor:
+        Diagonals and multiples of the identity go straight towards their merged centre; low rank, which stores no
+        centre, goes to the nearest such point. Q counts from the merged minimum for the former.
+        """
+        square = float(self._square(theta))
+        if self.metric is None or square <= radius**2:
+            return theta
         if isinstance(self.metric, LowRank):
-            offset = self.metric.basis @ theta - self.center
-            return (self.metric.values.double() * offset.double().square()).sum()
-        return self.metric.quadratic(theta - self.center)
+            return theta - self.metric.combine(self.metric.nearest(self._offset(theta), radius**2 / self.coefficient))
+        return self._center + radius / square**0.5 * self._offset(theta)
+
+    @property
+    def _center(self) -> Tensor:
+        assert self.center is not None
+        return self.center
+
+    def _offset(self, theta: Tensor) -> Tensor:
+        """theta - theta*: (P,) for diagonals, in float64 coordinates (K,) for low rank."""
+        return (self.metric.coordinates(theta) if isinstance(self.metric, LowRank) else theta) - self._center
+
+    def _square(self, theta: Tensor) -> Tensor:
+        """Q(theta), a float64 scalar."""
+        if self.metric is None:
+            return theta.new_zeros((), dtype=torch.float64)
+        if isinstance(self.metric, LowRank):
+            return self.coefficient * (self.metric.values.double() * self._offset(theta).square()).sum()
+        return self.coefficient * self.metric.quadratic(self._offset(theta))
 
     def after_task(self, learned: Learned) -> FisherAnchor:
         """Estimate the Fisher of the task just learned at its final weights, and merge its term."""
@@ -204,16 +214,16 @@ class FisherAnchor:
         unit = 1.0 if self.raw_lambda is not None else found.curvature_ratio
         return self.merged_with(found.metric, unit, learned.theta)
 
-    def merged_with(self, metric: Isotropic | Diagonal | LowRank, unit: float, theta: Tensor) -> FisherAnchor:
+    def merged_with(self, metric: Metric, unit: float, theta: Tensor) -> FisherAnchor:
         """The anchor with one more term ``unit * metric`` around ``theta``."""
-        merged, center = _merge(self.metric, self.center, metric, unit, theta)
+        merged, center = _merge(self.metric, self.center, metric.scaled(unit), theta)
         return replace(self, metric=merged, center=center, num_tasks=self.num_tasks + 1)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the merged metric and centre."""
         if self.metric is None:
             return {}
-        state = {"center": self.center, "num_tasks": torch.tensor(self.num_tasks)}
+        state = {"center": self._center, "num_tasks": torch.tensor(self.num_tasks)}
         if isinstance(self.metric, Isotropic):
             return {**state, "value": torch.tensor(self.metric.value, dtype=torch.float64)}
         if isinstance(self.metric, LowRank):
@@ -224,6 +234,7 @@ class FisherAnchor:
         """The anchor whose ``state`` was saved, with this one's options."""
         if not state:
             return replace(self, metric=None, center=None, num_tasks=0)
+        metric: Metric
         if "value" in state:
             metric = Isotropic(float(state["value"]))
         elif "basis" in state:
@@ -233,27 +244,19 @@ class FisherAnchor:
         return replace(self, metric=metric, center=state["center"], num_tasks=int(state["num_tasks"]))
 
 
-def _merge(
-    old: Isotropic | Diagonal | LowRank | None,
-    center: Tensor | None,
-    new: Isotropic | Diagonal | LowRank,
-    unit: float,
-    theta: Tensor,
-) -> tuple[Isotropic | Diagonal | LowRank, Tensor]:
-    """Metric and centre of the sum of two quadratics, the second one ``unit * new`` around ``theta``."""
-    if isinstance(new, LowRank):
-        added, projection = LowRank(new.basis, new.values * unit), new.basis @ theta
-        if old is None:
-            return added, projection
-        basis = torch.cat([old.basis, added.basis])
-        return LowRank(basis, torch.cat([old.values, added.values])), torch.cat([center, projection])
-    if isinstance(new, Isotropic):
-        total = unit * new.value + (0.0 if old is None else old.value)
-        share = unit * new.value / total if total > 0 else 1.0
-        return Isotropic(total), theta.clone() if old is None else center + share * (theta - center)
-    values = new.values * unit
-    if old is None:
-        return Diagonal(values), theta.clone()
-    total = old.values + values
-    share = torch.where(total > 0, values / total, torch.zeros_like(total))
-    return Diagonal(total), center + share * (theta - center)
+def _merge(old: Metric | None, center: Tensor | None, new: Metric, theta: Tensor) -> tuple[Metric, Tensor]:
+    """Metric and centre of the sum of two quadratics, the second one ``new`` around ``theta``."""
+    at = new.coordinates(theta) if isinstance(new, LowRank) else theta.clone()
+    if old is None or center is None:
+        return new, at
+    if isinstance(new, LowRank) and isinstance(old, LowRank):
+        stacked = LowRank(torch.cat([old.basis, new.basis]), torch.cat([old.values, new.values]))
+        return stacked, torch.cat([center, at])
+    if isinstance(new, Isotropic) and isinstance(old, Isotropic):
+        value = old.value + new.value
+        return Isotropic(value), center + (new.value / value if value > 0 else 0.0) * (at - center)
+    assert isinstance(new, Diagonal)
+    assert isinstance(old, Diagonal)
+    total = old.values + new.values
+    share = torch.where(total > 0, new.values / total, 0.0)
+    return Diagonal(total), center + share * (at - center)

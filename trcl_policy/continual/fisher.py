@@ -12,7 +12,8 @@ the unit of a curvature: 1/2 d' (c F) d estimates by how much the task's own los
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -21,8 +22,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from trcl_policy.continual.curvature import hessian_trace
 from trcl_policy.continual.model import Model, chunks
 from trcl_policy.continual.params import Batch, Layout, num_rows
+
+MOST_NUMBERS = 2**28
+"""Numbers that one chunk of per-sample gradients may hold (1 GiB in float32)."""
+MOST_ROWS = 64
+"""Samples in such a chunk at most: more gain no speed."""
 
 
 class FisherMetric(Protocol):
@@ -47,6 +54,10 @@ class Isotropic:
 
     value: float
 
+    def scaled(self, factor: float) -> Isotropic:
+        """factor * F."""
+        return Isotropic(self.value * factor)
+
     def multiply(self, vector: Tensor) -> Tensor:
         """F v, (P,)."""
         return vector * self.value
@@ -65,6 +76,10 @@ class Diagonal:
     """F = diag(values), values (P,) >= 0."""
 
     values: Tensor
+
+    def scaled(self, factor: float) -> Diagonal:
+        """factor * F."""
+        return Diagonal(self.values * factor)
 
     def multiply(self, vector: Tensor) -> Tensor:
         """F v, (P,)."""
@@ -92,26 +107,64 @@ class LowRank:
     @cached_property
     def gram(self) -> Tensor:
         """B B', float64 (K, K)."""
-        wide = self.basis.double()
-        return wide @ wide.T
+        return torch.stack([self.coordinates(row) for row in self.basis])
+
+    def coordinates(self, vector: Tensor) -> Tensor:
+        """B v, float64 (K,), a row at a time: small differences of large weights survive, B is not copied."""
+        wide = vector.double()
+        return torch.stack([torch.dot(row.double(), wide) for row in self.basis])
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """B' w, (P,)."""
+        return weights.to(self.basis.dtype) @ self.basis
+
+    def scaled(self, factor: float) -> LowRank:
+        """factor * F."""
+        return LowRank(self.basis, self.values * factor)
 
     def multiply(self, vector: Tensor) -> Tensor:
         """F v, (P,)."""
-        return self.basis.T @ (self.values * (self.basis @ vector))
+        return self.combine(self.values * self.coordinates(vector))
 
     def quadratic(self, vector: Tensor) -> Tensor:
         """v' F v, a float64 scalar."""
-        return (self.values.double() * (self.basis.double() @ vector.double()).square()).sum()
+        return (self.values.double() * self.coordinates(vector).square()).sum()
 
     def solve(self, vector: Tensor, scale: float) -> Tensor:
         """(I + scale F)^-1 v by Woodbury: v - B' (I/(scale values) + B B')^-1 B v, (P,)."""
-        return vector - self.basis.T @ self.coefficients(self.basis @ vector, scale)
+        return vector - self.combine(self.coefficients(self.coordinates(vector), scale))
 
     def coefficients(self, projected: Tensor, scale: float) -> Tensor:
-        """The inner solve of Woodbury: (I + S G)^-1 S p with S = scale diag(values), G = B B'; (K,)."""
+        """The inner solve of Woodbury: (I + S G)^-1 S p with S = scale diag(values), G = B B'; float64 (K,)."""
         weights = scale * self.values.double()
         system = torch.eye(len(weights), dtype=torch.float64, device=weights.device) + weights[:, None] * self.gram
-        return torch.linalg.solve(system, weights * projected.double()).to(projected.dtype)
+        return torch.linalg.solve(system, weights * projected)
+
+    def nearest(self, offset: Tensor, square: float) -> Tensor:
+        """Float64 w (K,) for which v - B' w is the point nearest to v with sum_k values_k offset_k^2 <= square.
+
+        ``offset`` (K,) belongs to v and changes by -B B' w. In the eigenvectors of sqrt(S) B B' sqrt(S), with
+        eigenvalues m, the residual r turns into r / (1 + mu m); mu > 0 is found by bisection. Where dependent rows
+        put the bound out of reach, the result is the limit of large mu.
+        """
+        root = self.values.double().sqrt()
+        found, vectors = torch.linalg.eigh(root[:, None] * self.gram * root)
+        found, residual = found.clamp_min(0), vectors.T @ (root * offset)
+
+        def outside(mu: float) -> bool:
+            return float((residual / (1 + mu * found)).square().sum()) > square
+
+        most = 1e12 / float(found[-1])
+        low, high = 0.0, 1e-3 / float(found[-1])
+        while outside(high) and high < most:
+            low, high = high, 2 * high
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if outside(middle) else (low, middle)
+        return root * (vectors @ (high / (1 + high * found) * residual))
+
+
+Metric = Isotropic | Diagonal | LowRank
 
 
 @dataclass(frozen=True)
@@ -125,16 +178,20 @@ class Estimate:
         num_samples: samples that were averaged.
     """
 
-    metric: Isotropic | Diagonal | LowRank
+    metric: Metric
     trace: float
     curvature_ratio: float
     num_samples: int
 
 
 def per_sample_gradients(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int = 64
+    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None = None
 ) -> Iterator[Tensor]:
-    """Yield per-sample gradients, rows (b, P) with b <= chunk_size; memory is O(chunk_size * P)."""
+    """Yield per-sample gradients, rows (b, P) with b <= chunk_size; memory is a few times chunk_size * P numbers.
+
+    Without ``chunk_size`` it is what MOST_NUMBERS and MOST_ROWS allow, so a large network goes a few samples at a time.
+    """
+    chunk_size = chunk_size or max(1, min(MOST_ROWS, MOST_NUMBERS // layout.size))
 
     def loss_of_one(params: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
         return model.losses(params, {key: leaf[None] for key, leaf in row.items()}).squeeze(0)
@@ -148,7 +205,13 @@ def per_sample_gradients(
 
 
 def estimate(
-    kind: str, model: Model, layout: Layout, theta: Tensor, corrupted: Batch, rng: torch.Generator, chunk_size: int = 64
+    kind: str,
+    model: Model,
+    layout: Layout,
+    theta: Tensor,
+    corrupted: Batch,
+    rng: torch.Generator,
+    chunk_size: int | None = None,
 ) -> Estimate:
     """Estimate the Fisher of the mean loss over ``corrupted`` at ``theta``.
 
@@ -160,19 +223,27 @@ def estimate(
         theta: weights (P,).
         corrupted: samples with their noise already drawn.
         rng: draws the directions of the curvature measurement.
-        chunk_size: samples per vmapped call.
+        chunk_size: samples per vmapped call; see ``per_sample_gradients``.
+
+    Raises:
+        ValueError: ``kind`` is not among ESTIMATORS.
     """
     if kind not in ESTIMATORS:
         raise ValueError(f"metric must be one of {', '.join(ESTIMATORS)}, got {kind!r}")
     metric, trace = ESTIMATORS[kind](model, layout, theta, corrupted, chunk_size)
     curvature = hessian_trace(model, layout, theta, corrupted, rng)
+    if not math.isfinite(curvature) or not math.isfinite(trace):
+        raise ValueError(f"losses must be finite near the weights, got Hessian trace {curvature}, Fisher trace {trace}")
     ratio = max(curvature, 0.0) / trace if trace > 0 else 0.0
     return Estimate(metric, trace, ratio, num_rows(corrupted))
 
 
+Estimator = Callable[[Model, Layout, Tensor, Batch, int | None], tuple[Metric, float]]
+
+
 def _diagonal(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int
-) -> tuple[Isotropic | Diagonal | LowRank, float]:
+    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None
+) -> tuple[Metric, float]:
     total = torch.zeros_like(theta)
     for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
         total += rows.square().sum(0)
@@ -181,8 +252,8 @@ def _diagonal(
 
 
 def _rank1(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int
-) -> tuple[Isotropic | Diagonal | LowRank, float]:
+    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None
+) -> tuple[Metric, float]:
     count = num_rows(corrupted)
     total, trace = torch.zeros_like(theta, dtype=torch.float64), 0.0
     for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
@@ -197,8 +268,8 @@ def _rank1(
 
 
 def _isotropic(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int
-) -> tuple[Isotropic | Diagonal | LowRank, float]:
+    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None
+) -> tuple[Metric, float]:
     trace = 0.0
     for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
         trace += float(rows.double().square().sum())
@@ -206,40 +277,4 @@ def _isotropic(
     return Isotropic(trace / theta.numel()), trace
 
 
-ESTIMATORS = {"diagonal": _diagonal, "rank1": _rank1, "isotropic": _isotropic}
-
-
-def hessian_trace(
-    model: Model,
-    layout: Layout,
-    theta: Tensor,
-    corrupted: Batch,
-    rng: torch.Generator,
-    num_directions: int = 8,
-    relative_rise: float = 0.03,
-) -> float:
-    """Trace of the Hessian of the mean loss, from symmetric differences along random sign directions.
-
-    For z with independent signs, E[z'Hz] = tr H, and z'Hz = (L(theta + e z) + L(theta - e z) - 2 L(theta)) / e^2 up to
-    O(e^2). The same noise is used in all three losses, so only the displacement differs. The step e is the one at which
-    the loss rises by at least ``relative_rise`` of itself: far above rounding, still near the weights.
-    """
-
-    def loss_at(weights: Tensor) -> float:
-        with torch.no_grad():
-            params = layout.unflatten(weights)
-            return float(torch.cat([model.losses(params, piece).double() for piece in chunks(corrupted, 1024)]).mean())
-
-    here = loss_at(theta)
-    floor = torch.finfo(theta.dtype).eps * float(theta.norm()) / theta.numel() ** 0.5
-    step, estimates = max(1e-4 * float(theta.norm()) / theta.numel() ** 0.5, floor, 1e-8), []
-    for _ in range(num_directions):
-        signs = torch.randint(2, theta.shape, generator=rng, device=rng.device).to(theta) * 2 - 1
-        rise = 0.5 * (loss_at(theta + step * signs) + loss_at(theta - step * signs)) - here
-        for _ in range(40):
-            if rise >= relative_rise * here:
-                break
-            step *= 2
-            rise = 0.5 * (loss_at(theta + step * signs) + loss_at(theta - step * signs)) - here
-        estimates.append(2 * rise / step**2)
-    return sum(estimates) / len(estimates)
+ESTIMATORS: dict[str, Estimator] = {"diagonal": _diagonal, "rank1": _rank1, "isotropic": _isotropic}

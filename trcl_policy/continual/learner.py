@@ -12,7 +12,7 @@ from torch import Tensor
 from trcl_policy.continual.anchor import Anchor, Learned, NoAnchor
 from trcl_policy.continual.model import Model, gradient, leaves
 from trcl_policy.continual.optimizer import FlatAdam, Training
-from trcl_policy.continual.params import Batch, Layout, Params
+from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.replay import NoReplay, Replay
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import TaskSequence, draw
@@ -65,11 +65,13 @@ class Snapshot:
         position: where the run stands.
         task: name of the task being learned.
         total_steps: updates that this task gets.
-        theta: weights to use at this moment (P,): the moving average.
+        theta: weights to use at this moment (P,): the moving average, or the raw weights where averaging is off. The
+            learner's own tensor: it changes when the next snapshot is asked for; ``params`` is a copy.
         layout: layout of ``theta``.
         scalars: losses and rates of the last update (empty between tasks).
         seconds: time spent so far by purpose: ``training``, ``fisher``, ``replay``.
-        state: call it to get all that ``learn(resume=...)`` needs, as tensors on the CPU.
+        state: call it, before the next snapshot is asked for, to get a copy of all that ``learn(resume=...)`` needs, on
+            the CPU.
     """
 
     kind: str
@@ -114,14 +116,19 @@ def learn(
         method: composition of update, anchor and replay.
         training: steps and rates.
         streams: random streams; the run is a function of their seed.
-        snapshot_every: updates between ``step`` snapshots.
+        snapshot_every: updates between ``step`` snapshots, >= 1.
         snapshot_at: further updates within a task at which a ``step`` snapshot is wanted.
         resume: a former ``Snapshot.state()``: the run goes on from there, bit for bit as if it had never stopped.
+
+    Raises:
+        ValueError: ``snapshot_every`` is below 1.
     """
+    if snapshot_every < 1:
+        raise ValueError(f"snapshot_every must be >= 1 [updates], got {snapshot_every}")
     run = _Run(model, params, tasks, method, training, streams)
     if resume is not None:
         run.restore(resume)
-    yield from run.snapshots(snapshot_every, frozenset(snapshot_at))
+    return run.snapshots(snapshot_every, frozenset(snapshot_at))
 
 
 class _Run:
@@ -207,6 +214,7 @@ class _Run:
             task=self.tasks[index],
             task_index=index,
             old_tasks=self.tasks.distinct(index + 1),
+            revisited=len(self.tasks.distinct(index)) == len(self.tasks.distinct(index + 1)),
             model=self.model,
             layout=self.layout,
             theta=self.optimizer.released.clone(),
@@ -236,15 +244,16 @@ class _Run:
     def state(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on."""
         where = (self.position.task, self.position.step, int(self.position.settled))
-        parts = {
+        parts: dict[str, Mapping[str, Tensor]] = {
             "optimizer": self.optimizer.state(),
             "anchor": self.anchor.state(),
             "replay": self.replay.state(),
             "streams": self.streams.state(),
             "seconds": {name: torch.tensor(value, dtype=torch.float64) for name, value in self.seconds.items()},
         }
-        flat = {f"{part}/{key}": leaf.detach().cpu() for part, leaves in parts.items() for key, leaf in leaves.items()}
-        return {"position": torch.tensor(where), **flat}
+        flat = {f"{part}/{key}": leaf for part, named in parts.items() for key, leaf in named.items()}
+        # Always a copy: the optimiser goes on to write into its tensors.
+        return {"position": torch.tensor(where), **{k: v.detach().to("cpu", copy=True) for k, v in flat.items()}}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue from ``state``."""
@@ -258,6 +267,6 @@ class _Run:
         self.seconds = {name: float(value) for name, value in _part(state, "seconds", torch.device("cpu")).items()}
 
 
-def _part(state: Mapping[str, Tensor], name: str, device: torch.device) -> Batch:
+def _part(state: Mapping[str, Tensor], name: str, device: torch.device) -> dict[str, Tensor]:
     prefix = f"{name}/"
     return {k.removeprefix(prefix): v.to(device) for k, v in state.items() if k.startswith(prefix)}

@@ -86,8 +86,8 @@ class FlatAdam:
         if not self.training.keep_optimizer:
             self._start()
 
-    def step(self, gradient: Tensor, learning_rate: float) -> float:
-        """Clip ``gradient`` (P,) and take one step; returns the norm before clipping as a tensor scalar."""
+    def step(self, gradient: Tensor, learning_rate: float) -> Tensor:
+        """Clip ``gradient`` (P,) and take one step; returns the norm before clipping, a scalar still on the device."""
         norm = gradient.norm()
         if self.training.gradient_clip:
             gradient = gradient * (self.training.gradient_clip / norm.clamp_min(self.training.gradient_clip))
@@ -108,7 +108,7 @@ class FlatAdam:
         return self.average if self.training.ema_decay else self.theta
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, average and moments."""
+        """Weights, average and moments: the tensors themselves, which later steps change in place."""
         return {"theta": self.theta, "average": self.average, **self._optimizer.state.get(self.theta, {})}
 
     def restore(self, state: dict[str, Tensor]) -> None:

@@ -79,7 +79,9 @@ class StoredReplay:
         return model.corrupt(_pick(self.pool, count, streams["replay/pick"]), streams["replay/noise"])
 
     def after_task(self, learned: Learned) -> StoredReplay:
-        """Keep ``samples_per_task`` samples of the task just learned."""
+        """Keep ``samples_per_task`` samples of the task just learned, or all where it has fewer; a task counts once."""
+        if learned.revisited:
+            return self
         rng = learned.streams["replay/keep"]
         total = len(learned.task.samples)
         chosen = torch.randperm(total, generator=rng, device=rng.device)[: self.samples_per_task]
@@ -121,6 +123,8 @@ class GeneratedReplay:
         """Check the options once."""
         if self.samples_per_task < 1:
             raise ValueError(f"replay_samples must be >= 1 [samples a task], got {self.samples_per_task}")
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be >= 1 [samples a call], got {self.chunk_size}")
 
     def draw(self, model: Model, layout: Layout, count: int, streams: Streams) -> Batch | None:
         """Generated samples under new noise; with ``distill`` their target is the teacher's prediction."""

@@ -120,8 +120,10 @@ class TaskSequence:
 
     def distinct(self, count: int) -> tuple[Task, ...]:
         """The different tasks among the first ``count``: a task met twice shares its sample set and counts once."""
-        first = {id(task.samples): task for task in reversed(self.tasks[:count])}
-        return tuple(reversed(first.values()))
+        first: dict[int, Task] = {}
+        for task in self.tasks[:count]:
+            first.setdefault(id(task.samples), task)
+        return tuple(first.values())
 
     def merged(self) -> TaskSequence:
         """All different tasks as a single one: training on it is the joint bound."""

@@ -27,8 +27,10 @@ class Gradients:
 class Update(Protocol):
     """Joins the gradients before the optimiser's step, and may correct the weights after it."""
 
-    separate: bool
-    """Whether ``direction`` needs the two gradients apart; if not, their sum comes as ``new``, in one backward pass."""
+    @property
+    def separate(self) -> bool:
+        """Whether ``direction`` needs the two gradients apart; if not, their sum comes as ``new``."""
+        ...
 
     def direction(self, gradients: Gradients, theta: Tensor, anchor: Anchor) -> Tensor:
         """What the optimiser gets as the gradient, (P,)."""
@@ -88,7 +90,8 @@ class Ball:
     """A hard trust region: after each step the weights return into Q(theta) <= radius^2.
 
     Attributes:
-        radius: with a scale-free anchor of weight 1, radius^2 / 2 is the rise of the average old loss that is allowed.
+        radius: with a scale-free anchor of weight 1, radius^2 / 2 is the rise of the average old loss that is allowed,
+            as the anchor estimates it and, with several old tasks, counted from their best compromise.
     """
 
     radius: float = 0.1

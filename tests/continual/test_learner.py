@@ -1,0 +1,302 @@
+"""What the loop promises bit for bit: identities between methods, resuming, and that watching changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from tests.continual.toy import OPTIONS, TRAINING, Toy, make_params, make_task, make_tasks, method
+from trcl_policy.continual.learner import Method, learn
+from trcl_policy.continual.methods import METHODS, Options, make_method
+from trcl_policy.continual.probes import held_out_loss, recover
+from trcl_policy.continual.replay import NoReplay
+from trcl_policy.continual.streams import Streams
+from trcl_policy.continual.tasks import TaskSequence
+from trcl_policy.continual.update import Ball, Penalty, Projected, Proximal
+
+RESUMED = ("finetune", "ewc", "l2", "er", "agem", "replay", "replay_plain", "trcl", "trcl_rank1", "trcl_prox", "joint")
+
+
+def run(how, every=4, resume=None, training=TRAINING, model=None, **options):
+    """Weights (a copy) and position of all snapshots."""
+    streams = Streams(7)
+    found = []
+    for snapshot in learn(
+        model or Toy(), make_params(), make_tasks(), how, training, streams, every, resume=resume, **options
+    ):
+        found.append((snapshot.kind, snapshot.position, snapshot.theta.clone(), snapshot.scalars))
+    return found
+
+
+def end(how, **options):
+    return run(how, **options)[-1][2]
+
+
+def assert_same(one, other):
+    assert [(kind, position) for kind, position, *_ in one] == [(kind, position) for kind, position, *_ in other]
+    for (*_, first, mine), (*_, second, theirs) in zip(one, other, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+        assert dict(mine) == dict(theirs)
+
+
+def assert_same_weights(one, other):
+    for (*_, first, _), (*_, second, _) in zip(one, other, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+IDENTITIES = {
+    "zero weight is replay": (method("trcl", weight=0.0), method("replay")),
+    "zero lambda is replay": (method("trcl", raw_lambda=0.0), method("replay")),
+    "zero weight in a proximal step is replay": (method("trcl_prox", weight=0.0), method("replay")),
+    "zero weight in a rank-1 penalty is replay": (method("trcl_rank1", weight=0.0), method("replay")),
+    "no replay is ewc": (replace(method("trcl"), replay=NoReplay()), method("ewc")),
+    "rank-1 without replay is rank-1 ewc": (replace(method("trcl_rank1"), replay=NoReplay()), method("ewc_rank1")),
+    "zero beta is ewc": (method("trcl", replay_weight=0.0), method("ewc")),
+    "zero beta and zero weight is finetuning": (method("trcl", replay_weight=0.0, weight=0.0), method("finetune")),
+    "ewc of zero weight is finetuning": (method("ewc", weight=0.0), method("finetune")),
+    "l2 of zero weight is finetuning": (method("l2", weight=0.0), method("finetune")),
+    "agem without memory is finetuning": (Method(update=Projected()), method("finetune")),
+    "a huge ball is replay": (method("trcl_ball", radius=1e9), method("replay")),
+    "a huge ball without replay is finetuning": (
+        Method(update=Ball(1e9), anchor=method("ewc").anchor),
+        method("finetune"),
+    ),
+    "an anchor's proximal step over nothing is finetuning": (Method(update=Proximal()), method("finetune")),
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_identity_holds_bit_for_bit(name):
+    one, other = IDENTITIES[name]
+    assert_same_weights(run(one), run(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("trcl", "replay"), ("trcl", "ewc"), ("ewc", "finetune"), ("agem", "finetune"), ("agem", "er"), ("er", "replay"),
+        ("replay", "replay_plain"), ("trcl", "trcl_prox"), ("trcl", "trcl_rank1"), ("l2", "ewc"), ("joint", "finetune"),
+        ("trcl_ball", "replay"),
+    ],
+)  # fmt: skip
+def test_methods_that_differ_in_one_part_learn_different_weights(one, other):
+    assert not torch.equal(end(method(one, radius=0.01)), end(method(other)))
+
+
+@pytest.mark.parametrize("keep_optimizer", [True, False])
+@pytest.mark.parametrize("name", RESUMED)
+def test_resuming_any_snapshot_equals_never_having_stopped(name, keep_optimizer):
+    training = replace(TRAINING, keep_optimizer=keep_optimizer)
+    whole, states = [], []
+    for snapshot in learn(Toy(), make_params(), make_tasks(), method(name), training, Streams(7), 4):
+        whole.append((snapshot.kind, snapshot.position, snapshot.theta.clone(), snapshot.scalars))
+        states.append(to_bytes(snapshot.state()))
+    kinds = [kind for kind, *_ in whole]
+    assert set(kinds) == ({"step", "learned"} if name == "joint" else {"step", "learned", "settled"})
+    for number, state in enumerate(states):
+        resumed = run(method(name), resume=from_bytes(state), training=training)
+        assert_same(whole[number + 1 :], resumed)
+
+
+def test_resuming_without_averaging_equals_never_having_stopped():
+    training = replace(TRAINING, ema_decay=0.0, keep_optimizer=True)
+    states = [
+        snapshot.state()
+        for snapshot in learn(Toy(), make_params(), make_tasks(), method("trcl"), training, Streams(7), 4)
+    ]
+    whole = run(method("trcl"), training=training)
+    for number, state in enumerate(states):
+        assert_same(whole[number + 1 :], run(method("trcl"), resume=state, training=training))
+
+
+def test_a_state_is_a_copy_that_later_steps_leave_alone():
+    snapshots = learn(Toy(), make_params(), make_tasks(), method("trcl"), TRAINING, Streams(7), 2)
+    state = next(snapshots).state()
+    before = to_bytes(state)
+    assert len(list(snapshots)) > 5
+    assert to_bytes(state) == before
+
+
+def test_a_state_names_its_parts_and_position():
+    states = [s.state() for s in learn(Toy(), make_params(), make_tasks(), method("trcl"), TRAINING, Streams(7), 4)]
+    assert {key.split("/")[0] for key in states[-1]} == {
+        "position", "optimizer", "anchor", "replay", "streams", "seconds",
+    }  # fmt: skip
+    assert [state["position"].tolist() for state in states[:4]] == [[0, 4, 0], [0, 6, 0], [0, 6, 1], [1, 4, 0]]
+
+
+@pytest.mark.parametrize("name", ["finetune", "trcl", "agem", "joint"])
+def test_how_often_one_looks_changes_nothing(name):
+    wanted = end(method(name), every=1)
+    for every, at in [(10**9, ()), (3, ()), (10**9, (1, 5)), (2, {3, 4})]:
+        torch.testing.assert_close(end(method(name), every=every, snapshot_at=at), wanted, rtol=0, atol=0)
+
+
+def test_snapshots_come_where_they_are_asked_for():
+    found = [(kind, p.task, p.step) for kind, p, *_ in run(method("finetune"), every=4, snapshot_at=(1,))]
+    one_task = [("step", 0, 1), ("step", 0, 4), ("learned", 0, 6), ("settled", 0, 6)]
+    assert found[:4] == one_task
+    assert found[-1] == ("learned", 2, 6)
+    assert len(found) == 3 * 4 - 1
+
+
+def test_a_seed_decides_the_run_and_another_seed_another_run():
+    def last(seed):
+        snapshots = learn(Toy(), make_params(), make_tasks(), method("trcl"), TRAINING, Streams(seed))
+        return [s.theta.clone() for s in snapshots][-1]
+
+    assert torch.equal(last(1), last(1))
+    assert not torch.equal(last(1), last(2))
+
+
+def test_first_weights_are_not_changed():
+    params = make_params()
+    assert len(list(learn(Toy(), params, make_tasks(), method("trcl"), TRAINING, Streams(7)))) == 5
+    assert all(torch.equal(params[name], value) for name, value in make_params().items())
+
+
+def test_joint_learns_all_samples_at_once_with_all_the_steps():
+    found = run(method("joint"), every=100)
+    assert [(kind, p.task, p.step) for kind, p, *_ in found] == [("learned", 0, 18)]
+    merged = list(
+        learn(Toy(), make_params(), make_tasks().merged(), Method(), replace(TRAINING, steps=18), Streams(7), 100)
+    )
+    torch.testing.assert_close(found[0][2], merged[-1].theta, rtol=0, atol=0)
+
+
+def part(state, name):
+    return {key.removeprefix(f"{name}/"): leaf for key, leaf in state.items() if key.startswith(f"{name}/")}
+
+
+def written_out_gradient(theta, layout, task, settled, streams, beta):
+    """Gradient of mean new loss + beta * mean distilled loss, drawn from ``streams`` as the paper's algorithm says."""
+    model, replay = Toy(), part(settled, "replay")
+    params = {name: p.clone().requires_grad_() for name, p in layout.unflatten(theta).items()}
+    rows = torch.randint(len(task.samples), (12,), generator=streams["train/pick"])
+    new = model.corrupt(task.samples.gather(rows), streams["train/noise"])
+    pick = torch.randint(20, (6,), generator=streams["replay/pick"])
+    old = model.corrupt({key: leaf[pick] for key, leaf in part(replay, "pool").items()}, streams["replay/noise"])
+    old["target"] = model.predict(layout.unflatten(replay["teacher"]), old).detach()
+    loss = model.losses(params, new).mean() + beta * model.losses(params, old).mean()
+    return layout.flatten(dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True)))
+
+
+def test_steps_follow_the_written_out_gradient_of_loss_distillation_and_pull():
+    """Adam's first moment shows the gradient it was given; at the second step the weights have left the centre."""
+    tasks = TaskSequence((make_task("a", (0,), 20, 0, torch.float64), make_task("b", (1,), 20, 1, torch.float64)))
+    training = replace(TRAINING, steps=2, gradient_clip=0.0)
+    how, states = method("trcl", weight=2.0, replay_weight=0.7), []
+    for s in learn(Toy(), make_params(torch.float64), tasks, how, training, Streams(3), 1):
+        states.append(s.state())
+    settled, first, second = states[2:5]
+    center = settled["anchor/center"]
+    torch.testing.assert_close(settled["optimizer/theta"], center, rtol=0, atol=0)
+    torch.testing.assert_close(settled["replay/teacher"], center, rtol=0, atol=0)
+
+    streams = Streams(3)
+    streams.restore(part(settled, "streams"))
+    wanted = 0.1 * written_out_gradient(center, s.layout, tasks[1], settled, streams, 0.7)
+    torch.testing.assert_close(first["optimizer/exp_avg"], wanted, rtol=1e-12, atol=1e-15)
+    here = first["optimizer/theta"]
+    gradient = written_out_gradient(here, s.layout, tasks[1], settled, streams, 0.7)
+    pull = 2.0 * settled["anchor/values"] * (here - center)
+    assert float(pull.norm()) > 1e-3 * float(gradient.norm())
+    wanted = 0.9 * wanted + 0.1 * (gradient + pull)
+    torch.testing.assert_close(second["optimizer/exp_avg"], wanted, rtol=1e-12, atol=1e-15)
+
+
+def test_a_learned_snapshot_releases_the_average_and_the_run_goes_on_from_it():
+    last = None
+    for snapshot in learn(Toy(), make_params(), make_tasks(), method("finetune"), TRAINING, Streams(7), 1):
+        state = snapshot.state()
+        if snapshot.kind == "step":
+            assert not torch.equal(state["optimizer/theta"], snapshot.theta)
+            assert torch.equal(state["optimizer/average"], snapshot.theta)
+        if snapshot.kind == "learned":
+            assert torch.equal(state["optimizer/theta"], state["optimizer/average"])
+        last = snapshot
+    assert torch.equal(last.layout.flatten(last.params), last.theta)
+    assert last.params["in"].data_ptr() != last.theta.data_ptr()
+
+
+def test_scalars_tell_losses_penalty_and_rate():
+    found = run(method("trcl"), every=1)
+    first = found[0][3]
+    assert set(first) == {"loss_new", "penalty", "gradient_norm", "learning_rate"}
+    assert first["penalty"] == 0
+    assert first["learning_rate"] == pytest.approx(TRAINING.rate_at(0, 6))
+    later = found[8][3]
+    assert set(later) == {*first, "loss_old"}
+    assert later["penalty"] > 0
+
+
+def test_replay_ratio_sets_how_many_old_samples_come_in_a_step():
+    counted = []
+
+    class Counting(Toy):
+        def losses(self, params, corrupted):
+            counted.append(len(corrupted["x"]))
+            return super().losses(params, corrupted)
+
+    assert run(method("er", replay_ratio=1.5), model=Counting())
+    assert set(counted[:6]) == {12}
+    assert set(counted[6:]) == {12, 18}
+
+
+def test_every_published_name_learns_the_sequence():
+    for name in METHODS:
+        found = run(method(name))
+        assert torch.isfinite(found[-1][2]).all(), name
+
+
+def test_recovery_is_plain_learning_that_leaves_the_weights_alone():
+    params, task = make_params(), make_tasks()[0]
+    found = [s.theta.clone() for s in recover(Toy(), params, task, 5, 2, seed=3, learning_rate=0.01, batch_size=8)]
+    again = [s.theta.clone() for s in recover(Toy(), params, task, 5, 5, seed=3, learning_rate=0.01, batch_size=8)]
+    assert len(found) == 3
+    assert torch.equal(found[-1], again[-1])
+    assert all(torch.equal(params[name], value) for name, value in make_params().items())
+    before = held_out_loss(Toy(), params, task, seed=0)
+    after = list(recover(Toy(), params, task, 60, 60, seed=3, learning_rate=0.02))[-1]
+    assert held_out_loss(Toy(), after.params, task, seed=0) < before
+
+
+def test_held_out_loss_draws_by_seed_and_name_alone():
+    task = make_tasks()[1]
+    one = held_out_loss(Toy(), make_params(), task, seed=0)
+    assert one == held_out_loss(Toy(), make_params(), task, seed=0)
+    assert one != held_out_loss(Toy(), make_params(), task, seed=1)
+    assert one != held_out_loss(Toy(), make_params(), replace(task, name="other"), seed=0)
+    assert held_out_loss(Toy(), make_params(), replace(task, held_out=None), seed=0) is None
+
+
+def test_unusable_choices_are_refused_in_one_line():
+    with pytest.raises(ValueError, match="method must be one of finetune, .*, got 'trlc'"):
+        make_method("trlc")
+    with pytest.raises(ValueError, match="snapshot_every must be >= 1"):
+        learn(Toy(), make_params(), make_tasks(), Method(), TRAINING, Streams(0), 0)
+    for changes, message in [
+        ({"replay_weight": -1.0}, "replay_weight must be >= 0, got -1"),
+        ({"replay_ratio": 0.0}, "replay_ratio must be > 0, got 0"),
+        ({"weight": -1.0}, "weight and lambda must be >= 0"),
+        ({"raw_lambda": -1.0}, "weight and lambda must be >= 0"),
+        ({"fisher_samples": 0}, "fisher_samples must be >= 1, got 0"),
+        ({"replay_samples": 0}, "replay_samples must be >= 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            method("trcl", **changes)
+    for name, changes, message in [
+        ("er", {"memory": 0}, "memory must be >= 1"),
+        ("trcl_ball", {"radius": 0.0}, "radius must be > 0 \\[Fisher length\\], got 0"),
+        ("trcl_prox", {"proximal_speed": 0.0}, "proximal speed must be > 0, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            method(name, **changes)
+
+
+def test_default_options_are_those_of_the_table():
+    assert make_method("trcl") == make_method("trcl", Options())
+    assert make_method("trcl", OPTIONS).anchor.weight == OPTIONS.weight
+    assert isinstance(make_method("trcl").update, Penalty)
