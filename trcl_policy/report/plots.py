@@ -147,7 +147,7 @@ def _matrix_cell(axes: Axes, row: int, column: int, value: float, colour: Any, s
 
 
 def loss_curves(runs: Sequence[Run]) -> Figure | None:
-    """Loss on the task being learned over all updates of the sequence, smoothed, one curve a run; None when no log has a loss."""
+    """Loss on the task being learned over all updates, smoothed, one curve a run; None when no log has a loss."""
     series = [(number, run, _loss_of(run.log)) for number, run in enumerate(runs)]
     series = [(number, run, loss) for number, run, loss in series if len(loss[0])]
     if not series:
