@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trcl_policy.files import FileError, explained
 
+ZARR_2 = zarr.__version__.startswith("2.")  # Python 3.10 has no zarr 3; the files are the same
 CHUNK_BYTES = 2**19  # one chunk holds about this much before compression: few files, yet cheap to rewrite on append
 CHUNK_ROWS = 1024
 LONG_CHUNK_ROWS = 4096  # for arrays with one small entry per episode
@@ -31,6 +32,13 @@ def acquire(path: Path) -> int:
     return handle
 
 
+def open_group(path: Path, mode: str) -> zarr.Group:
+    """Open or make (mode "w") a group of zarr format 2, with the zarr library of either generation."""
+    if ZARR_2:
+        return zarr.open_group(str(path), mode=mode, zarr_version=2)
+    return zarr.open_group(path, mode=mode, zarr_format=2)
+
+
 def create(group: zarr.Group, name: str, rows: NDArray) -> zarr.Array:
     """Make an array that holds ``rows`` and can grow, in chunks of about CHUNK_BYTES.
 
@@ -38,15 +46,17 @@ def create(group: zarr.Group, name: str, rows: NDArray) -> zarr.Array:
     """
     row_bytes = max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:])))
     longest = LONG_CHUNK_ROWS if rows.dtype.kind == "i" else CHUNK_ROWS
-    array = group.create_array(
-        name,
-        shape=rows.shape,
-        dtype=rows.dtype,
-        chunks=(max(1, min(longest, CHUNK_BYTES // row_bytes)), *rows.shape[1:]),
-        fill_value={"f": np.nan, "i": -1}.get(rows.dtype.kind, 0),
-        compressors=Blosc(cname="zstd", clevel=3, shuffle=Blosc.SHUFFLE),
-        config={"write_empty_chunks": True},
-    )
+    form = {
+        "shape": rows.shape,
+        "dtype": rows.dtype,
+        "chunks": (max(1, min(longest, CHUNK_BYTES // row_bytes)), *rows.shape[1:]),
+        "fill_value": {"f": np.nan, "i": -1}.get(rows.dtype.kind, 0),
+    }
+    blosc = Blosc(cname="zstd", clevel=3, shuffle=Blosc.SHUFFLE)
+    if ZARR_2:
+        array = group.create_dataset(name, **form, compressor=blosc, write_empty_chunks=True)
+    else:
+        array = group.create_array(name, **form, compressors=blosc, config={"write_empty_chunks": True})
     if len(rows):
         array[:] = rows
     return array

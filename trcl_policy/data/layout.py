@@ -12,6 +12,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from trcl_policy.data.arrays import open_group
+
 STATE, ACTION, SUCCESS, IMAGES = "observation.state", "action", "success", "observation.images"
 # arrays under meta/ and their attribute of Index, in the order in which they are written: the end commits an episode
 META = {"attempt": "attempts", "task": "tasks", "episode_ends": "ends"}
@@ -118,7 +120,7 @@ def read_rows(array: zarr.Array, start: int, stop: int) -> NDArray:
 def _open(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
     """Return the zarr group with its two subgroups."""
     try:
-        group = zarr.open_group(path, mode=mode, zarr_format=2)
+        group = open_group(path, mode)
         subgroups = dict(group.groups())
         for subgroup in subgroups.values():
             dict(subgroup.arrays())  # reads every array's description

@@ -25,7 +25,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from trcl_policy.data.arrays import acquire, create, place, resize
+from trcl_policy.data.arrays import acquire, create, open_group, place, resize
 from trcl_policy.data.episode import Episode, StoredTask, TaskFacts
 from trcl_policy.data.layout import META, Index, read_index, read_rows
 from trcl_policy.files import explained
@@ -68,7 +68,7 @@ class EpisodeStore:
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with explained("write", path):
             try:
-                group = zarr.open_group(beside, mode="w", zarr_format=2)
+                group = open_group(beside, "w")
                 group.attrs.update(task_names=[], control_frequency=[], provenance=dict(provenance or {}))
                 group.create_group("data")
                 for name in META:
