@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 METHODS = ("trcl", "finetune", "joint")
 STORY = "button-press-topdown-v3"
+Run = tuple[Path, str, int]  # folder, method, seed
 
 
 def main() -> int:
@@ -24,50 +26,55 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", help="settings for all runs, such as training.steps=100")
     options = parser.parse_args()
     started = time.monotonic()
-    trcl("collect", "--tasks", "quick", "--episodes", "55", "--out", options.data)
-    train_all(options)
-    runs = [options.out / method for method in METHODS]
+    collect(options.data)
+    runs = [(options.out / method, method, 0) for method in METHODS]
+    train_all(runs, options.data, options.settings)
     videos = film_all(options.out)
     page = options.out / "report"
-    trcl("report", *runs, "--out", page)
+    trcl("report", *(folder for folder, _, _ in runs), "--out", page)
     print(f"\nThe main job took {(time.monotonic() - started) / 60:.1f} minutes. Look at:")
-    for path in [page / "index.html", *sorted(page.rglob("*.png"))[:1], *videos]:
+    for path in [page / "index.html", page / "average.png", *videos]:
         print(f"  {path}")
     return 0
 
 
-def train_all(options: argparse.Namespace) -> None:
-    """Train every method; as many at a time as there are cores."""
-    waiting, running = list(METHODS), {}
-    at_once = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def collect(data: Path) -> None:
+    """Bring the demonstrations of the quick sequence into the episode store."""
+    trcl("collect", "--tasks", "quick", "--episodes", "55", "--out", data)
+
+
+def train_all(runs: Sequence[Run], data: Path, settings: Sequence[str]) -> None:
+    """Train all runs, one to a core at a time; ends the program where one fails, after stopping the others."""
+    waiting = list(runs)
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     while waiting or running:
-        while waiting and len(running) < at_once:
-            method = waiting.pop(0)
-            print(f"learning five tasks with {method} ...", flush=True)
-            running[method] = subprocess.Popen(command(*train_words(options, method)))
+        while waiting and len(running) < cores:
+            folder, method, seed = waiting.pop(0)
+            print(f"learning five tasks with {method}, seed {seed} ...", flush=True)
+            running[folder] = subprocess.Popen(command(*train_words(folder, method, seed, data, settings)))
         time.sleep(0.2)
-        for method in [name for name, process in running.items() if process.poll() is not None]:
-            status = running.pop(method).returncode
+        for folder in [folder for folder, process in running.items() if process.poll() is not None]:
+            status = running.pop(folder).returncode
             if status:
                 for process in running.values():
                     process.terminate()
                 sys.exit(status)
 
 
-def train_words(options: argparse.Namespace, method: str) -> list[object]:
-    """The ``trcl train`` command of a method: a new run, or one that goes on."""
-    run = options.out / method
-    if (run / "config.yaml").exists():
-        return ["train", "--resume", run]
-    settings = [word for setting in options.settings for word in ("--" + setting.removeprefix("--"),)]
-    return ["train", "quickstart", "--method.name", method, "--data.store", options.data, "--out", run, *settings]
+def train_words(folder: Path, method: str, seed: int, data: Path, settings: Sequence[str]) -> list[object]:
+    """The words of ``trcl train`` for a run: a new one, or one that goes on."""
+    if (folder / "config.yaml").exists():
+        return ["train", "--resume", folder]
+    chosen = ["--method.name", method, "--seed", seed, "--data.store", data, *settings]
+    return ["train", "quickstart", "--out", folder, *chosen]
 
 
 def film_all(out: Path) -> list[Path]:
     """Videos of the first task under fine-tuning and TRCL; none, with the reason, where this machine can't draw."""
     videos = []
     for method in ("finetune", "trcl"):
-        done = subprocess.run(command("record", out / method, "--task", STORY), check=False)
+        done = subprocess.run(command("record", out / method, "--task", STORY), check=False, stdout=subprocess.DEVNULL)
         if done.returncode:
             print("No video: the line above says what is missing. Everything else is there.", file=sys.stderr)
             break
@@ -76,7 +83,7 @@ def film_all(out: Path) -> list[Path]:
 
 
 def trcl(*words: object) -> None:
-    """Run one ``trcl`` command; ends with its status where it fails."""
+    """Run one ``trcl`` command; ends the program with its status where it fails."""
     status = subprocess.run(command(*words), check=False).returncode
     if status:
         sys.exit(status)
