@@ -26,7 +26,15 @@ USER_FAULT, MACHINE_FAULT, INTERRUPTED = 2, 1, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 2 the user can mend it, 1 the machine's fault."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return _hung_up()
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -66,11 +74,11 @@ def _guarded(name: str, words: list[str]) -> int:
     from trcl_policy.files import FileError
 
     try:
-        status = commands.run(name, words)
-        sys.stdout.flush()
-        return status
+        return commands.run(name, words)
+    except SystemExit as stop:  # tyro's help
+        return int(stop.code or 0)
     except BrokenPipeError:
-        return _hung_up()
+        raise
     except KeyboardInterrupt:
         return _fail("stopped", INTERRUPTED)
     except Stopped as stopped:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trcl_policy.config import RunConfig, dump_config, load_config
 from trcl_policy.files import (
+    FileError,
     append_jsonl,
     explained,
     read_json,
@@ -57,6 +58,8 @@ class RunFolder:
             write_text(beside / "config.yaml", dump_config(config))
             with explained("write", path):
                 os.replace(beside, folder.path)
+        except FileError as error:
+            raise FileError(str(error).replace(str(beside), str(path))) from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return folder

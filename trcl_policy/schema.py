@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -60,7 +61,7 @@ def build(cls: type, document: Mapping[Any, Any], origin: str = "", prefix: str 
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}{name} must be a group of settings, got {value!r}")
-            values[key] = build(hints[key], value, origin, f"{name}.", known)  # type: ignore[arg-type]
+            values[key] = build(hints[key], value, origin, f"{name}.", known)
         else:
             values[key] = _convert(hints[key], value, f"{where}{name}")
     try:
@@ -71,7 +72,7 @@ def build(cls: type, document: Mapping[Any, Any], origin: str = "", prefix: str 
         raise ConfigError(f"{where}{prefix}{error}") from None
 
 
-def field_names(cls: type, prefix: str = "") -> list[str]:
+def field_names(cls: Any, prefix: str = "") -> list[str]:
     """Dotted names of all settings."""
     names: list[str] = []
     for name, hint in typing.get_type_hints(cls).items():
@@ -92,10 +93,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(arguments[0], item, f"{name}[{place}]") for place, item in enumerate(value))
     if hint is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 as text
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
             value = float(value)
-        except ValueError:
-            pass
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # no NaN
         return float(value)
     if hint is type(None) and value is None:
