@@ -1,0 +1,97 @@
+"""What the documentation shows is run as it stands, only smaller."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from trcl_policy import config
+from trcl_policy.cli import COMMANDS
+from trcl_policy.continual import methods
+from trcl_policy.continual.update import Gradients
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "training.steps": 4,
+    "network.width": 8,
+    "network.depth": 1,
+    "diffusion.acting_steps": 1,
+    "diffusion.replay_steps": 1,
+    "policy.n_action_steps": 8,
+    "method.replay_samples": 16,
+    "method.fisher_samples": 8,
+    "evaluation.episodes": 1,
+}
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def run_small(page, folder, monkeypatch, **overrides):
+    """Run a page's Python in ``folder``, with every configuration it loads made small."""
+    load = config.load_config
+    monkeypatch.setattr(config, "load_config", lambda name, given: load(name, {**SMALL, **overrides, **given}))
+    monkeypatch.chdir(folder)
+    (code,) = blocks(page)
+    exec(compile(code, page, "exec"), {"__name__": page})  # our own documentation
+
+
+@pytest.mark.sim
+def test_own_data_page_runs(tmp_path, monkeypatch):
+    run_small("docs/own_data.md", tmp_path, monkeypatch)
+    metrics = json.loads((tmp_path / "runs/mine/metrics.json").read_text())
+    assert metrics["tasks"] == ["drawer-open-v3", "door-open-v3"]
+    assert metrics["num_episodes"] == [[1, None], [1, 1]]
+
+
+@pytest.fixture
+def tables():
+    """The tables of methods as they were, after the test."""
+    before = dict(methods.METHODS), dict(methods.UPDATES)
+    yield
+    for table, rows in zip((methods.METHODS, methods.UPDATES), before, strict=True):
+        table.clear()
+        table.update(rows)
+
+
+@pytest.mark.sim
+def test_own_method_page_runs(tmp_path, monkeypatch, tables):
+    with monkeypatch.context() as patch:
+        run_small("docs/own_data.md", tmp_path, patch)
+    data = {"data.store": "data/mine.zarr", "data.episodes": 12, "data.held_out": 2}
+    run_small("docs/own_method.md", tmp_path, monkeypatch, tasks=["drawer-open-v3", "door-open-v3"], **data)
+    written = yaml.safe_load((tmp_path / "runs/surgery/config.yaml").read_text())
+    assert written["method"]["name"] == "surgery"
+    surgery = methods.METHODS["surgery"].build(methods.Options()).update
+    gradient = torch.tensor([1.0, -2.0])
+    assert surgery.direction(Gradients(gradient, None), gradient, None) is gradient
+    assert surgery.direction(Gradients(gradient, -gradient), gradient, None).abs().max() == 0
+
+
+def test_example_methods_and_data_fit_in_forty_lines():
+    for page in ("docs/own_data.md", "docs/own_method.md"):
+        (code,) = blocks(page)
+        assert len([line for line in code.splitlines() if line.strip()]) < 40
+
+
+def test_readme_names_only_commands_and_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    commands = set(re.findall(r"^    trcl (\w+)", text, re.M))
+    assert commands
+    assert commands <= set(COMMANDS)
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+def test_readme_table_is_that_of_the_stored_results():
+    script = ROOT / "scripts/reproduce_quick.py"
+    made = subprocess.run([sys.executable, script, "--table"], capture_output=True, text=True, check=True).stdout
+    shown = re.search(r"<!-- table: .*? -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.S)
+    assert shown is not None
+    assert shown[1].strip() == made.strip()
