@@ -1,1 +1,0 @@
-"""Task-incremental image generation."""
