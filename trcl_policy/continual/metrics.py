@@ -97,4 +97,6 @@ def reconvergence(
         levels: shares of ``reference``.
     """
     after = sorted(step for step in curve if step >= 1)
-    return {f"{level:g}": next((step for step in after if curve[step] >= level * reference), None) for level in levels}
+    # Shares tie often, and 0.8 * 0.9 exceeds 0.72 by rounding.
+    targets = {f"{level:g}": level * reference - 1e-9 for level in levels}
+    return {name: next((s for s in after if curve[s] >= target), None) for name, target in targets.items()}

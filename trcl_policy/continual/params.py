@@ -46,7 +46,7 @@ class Layout:
 
     def flatten_rows(self, params: Params) -> Tensor:
         """Copy tensors with a leading batch axis, leaves (B, *shape), into rows (B, P)."""
-        return torch.cat([tensor.flatten(1) for tensor in params.values()], dim=1)
+        return torch.cat([tensor.reshape(len(tensor), -1) for tensor in params.values()], dim=1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of ``vector`` (P,) under their names; writing to one writes to the other."""
