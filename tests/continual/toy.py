@@ -45,7 +45,7 @@ class Toy:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """Loss |scale * (w - x)|^2 / 2 of one sample x: per-sample gradients and the best weights are known in closed form."""
+    """Loss |scale * (w - x)|^2 / 2 of one sample x: gradients and best weights are known in closed form."""
 
     scale: Tensor
 
