@@ -1,13 +1,14 @@
 """Imports everything heavy once, then runs each job of its standard input in a forked process that may kill itself.
 
-A job is one line of JSON: ``words`` for ``trcl``, and where to stop: ``target`` ``module:name`` or ``module:class.name``,
-``nth`` call, ``signal`` and ``when`` (``before`` or ``inside``: half-way through the file, for writers). The answer is
-one line of JSON: exit status (negative: signal) and what the job wrote.
+A job is one line of JSON: ``words`` for ``trcl``, and where to stop: ``target`` (``module:name`` or
+``module:class.name``), ``nth`` call, ``signal`` and ``when`` (``before`` or ``inside``: half-way through the file, for
+writers). The answer is one line of JSON: exit status (negative: signal) and what the job wrote.
 """
 
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -49,6 +50,9 @@ def child(job, out, err):
     os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
     if "target" in job:
         patch(job["target"], job["nth"], job.get("signal", signal.SIGKILL), job.get("when", "before"))
+    if "limit" in job:  # largest file [bytes]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+        sys.stdout.flush()
     status = cli.main(job["words"])
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(status)

@@ -149,7 +149,13 @@ class Policy:
         single = np.ndim(observation) == 1
         rows = torch.as_tensor(np.asarray(observation), dtype=torch.float32)
         rows = rows[None] if single else rows
-        steps = self.spec.shape.n_obs_steps
+        steps, needed = self.spec.shape.n_obs_steps, max(self.spec.observation_indices) + 1
+        if rows.dim() != 2 or rows.shape[1] < needed:
+            raise ValueError(
+                f"observation must be (Do,) or (B, Do) with Do >= {needed}, got {tuple(np.shape(observation))}"
+            )
+        if self._history is not None and len(rows) != len(self._history):
+            raise ValueError(f"B must stay {len(self._history)} until the next reset(), got {len(rows)} observations")
         if self._history is None:
             self._history = rows[:, None].repeat(1, steps, 1)
         else:

@@ -1,0 +1,102 @@
+"""YAML files, overrides and the way back."""
+
+import dataclasses
+
+import pytest
+
+from trcl_policy.config import (
+    PolicyConfig,
+    RunConfig,
+    config_folders,
+    config_names,
+    dump_config,
+    find_config,
+    load_config,
+    make_config,
+)
+from trcl_policy.continual.methods import METHODS
+from trcl_policy.schema import ConfigError
+
+
+def test_a_dumped_configuration_fed_back_is_the_same(tmp_path):
+    overrides = {"tasks": ["a", "b"], "training.steps": 7, "method.raw_lambda": 3.5, "network.channels": [8, 16]}
+    config = load_config("quickstart", overrides)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    again = load_config(tmp_path / "config.yaml")
+    assert again == config
+    assert dump_config(again) == dump_config(config)
+    assert config.tasks == ("a", "b")
+    assert config.network.channels == (8, 16)
+
+
+def test_defaults_equal_an_empty_file(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml") == RunConfig() == make_config({})
+
+
+def test_names_stand_for_the_files_that_ship():
+    assert "quickstart" in config_names()
+    by_name, by_path = find_config("quickstart"), config_folders()[0] / "quickstart.yaml"
+    assert load_config(by_name) == load_config(by_path) == load_config("quickstart.yaml")
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_configuration_that_ships_is_valid(name):
+    document = find_config(name).read_text()
+    if document.startswith("- "):  # a list of tasks
+        return
+    assert isinstance(load_config(name), RunConfig)
+
+
+def test_a_file_in_the_way_wins_over_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").write_text("seed: 7\n")
+    assert load_config("quickstart").seed == 7
+
+
+def test_command_line_wins_and_misspelt_overrides_are_named():
+    assert load_config("quickstart", {"training.steps": 11}).training.steps == 11
+    with pytest.raises(ConfigError, match=r"^unknown setting trainin\.steps \(did you mean training\.steps\?\)$"):
+        load_config("quickstart", {"trainin.steps": 11})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_configured(name):
+    assert make_config({"method": {"name": name}}).method.name == name
+
+
+@pytest.mark.parametrize(
+    ("document", "part"),
+    [
+        ({"method": {"radius": -1, "name": "trcl_ball"}}, "method.radius must be"),
+        ({"data": {"held_out": 50}}, "data.held_out must be in [0, episodes = 50), got 50"),
+        ({"policy": {"policy_fraction": 1.5}}, "policy.policy_fraction must be in [0, 1], got 1.5"),
+        ({"evaluation": {"seed": -1}}, "evaluation.seed must be >= 0, got -1"),
+        ({"network": {"kind": "cnn"}}, "network.kind must be one of mlp, unet, got 'cnn'"),
+        ({"network": {"channels": []}}, "network.channels must be multiples of 8, got []"),
+        ({"diffusion": {"acting_steps": 200}}, "diffusion.acting_steps must be in [1, num_train_timesteps = 100]"),
+        ({"device": "gpu"}, "device must be one of auto, cpu, cuda (did you mean cpu?), got 'gpu'"),
+    ],
+)
+def test_impossible_values_are_named(document, part):
+    with pytest.raises(ConfigError) as caught:
+        make_config(document)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_observation_entries():
+    assert PolicyConfig(observation_indices="0:2,5").indices(6) == (0, 1, 5)
+    assert PolicyConfig(observation_indices="").indices(3) == (0, 1, 2)
+    for wrong in ("0:2,1", "a", "0:7", "-1", "3:1", "0:2:1", ","):
+        with pytest.raises(ValueError, match="observation_indices must be"):
+            PolicyConfig(observation_indices=wrong).indices(6)
+
+
+def test_every_field_is_documented():
+    for cls in (RunConfig, *(type(getattr(RunConfig(), f.name)) for f in dataclasses.fields(RunConfig))):
+        if dataclasses.is_dataclass(cls):
+            for field in dataclasses.fields(cls):
+                if dataclasses.is_dataclass(getattr(cls(), field.name)):
+                    continue
+                assert any(f"{field.name}:" in (base.__doc__ or "") for base in cls.__mro__), (cls, field.name)
