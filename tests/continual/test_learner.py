@@ -8,6 +8,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from tests.continual.toy import OPTIONS, TRAINING, Toy, make_params, make_task, make_tasks, method
+from trcl_policy.continual.anchor import FisherAnchor
+from trcl_policy.continual.fisher import Diagonal
 from trcl_policy.continual.learner import Method, learn
 from trcl_policy.continual.methods import METHODS, Options, make_method
 from trcl_policy.continual.probes import held_out_loss, recover
@@ -219,6 +221,28 @@ def test_a_learned_snapshot_releases_the_average_and_the_run_goes_on_from_it():
         last = snapshot
     assert torch.equal(last.layout.flatten(last.params), last.theta)
     assert last.params["in"].data_ptr() != last.theta.data_ptr()
+
+
+def test_the_weights_of_a_learned_task_are_the_average_not_the_last_ones():
+    """Averaging leaves the first task's raw weights as they are, so a run without it shows them."""
+    averaged, raw = (run(method("finetune"), every=1, training=replace(TRAINING, ema_decay=e)) for e in (0.9, 0.0))
+    decay = min(0.9, (1 + 5) / (10 + 5))
+    wanted = decay * averaged[4][2] + (1 - decay) * raw[5][2]
+    assert averaged[5][0] == "learned"
+    torch.testing.assert_close(averaged[5][2], wanted)
+    assert not torch.allclose(averaged[5][2], raw[5][2])
+
+
+def test_every_settled_replay_holds_all_tasks_so_far():
+    snapshots = learn(Toy(), make_params(), make_tasks(), method("trcl"), TRAINING, Streams(7))
+    kinds = [s.state()["replay/pool/kind"].bincount().tolist() for s in snapshots if s.kind == "settled"]
+    assert kinds == [[20], [20, 20]]
+
+
+def test_a_proximal_update_steps_by_rate_times_speed():
+    anchor = FisherAnchor().merged_with(Diagonal(torch.ones(2)), 1.0, torch.zeros(2))
+    found = Proximal(speed=50.0).correct(torch.ones(2), anchor, 0.1)
+    torch.testing.assert_close(found, torch.full((2,), 1 / 6))
 
 
 def test_scalars_tell_losses_penalty_and_rate():
