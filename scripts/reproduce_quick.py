@@ -17,7 +17,7 @@ from quickstart import collect, train_all
 from trcl_policy.continual.metrics import mean_of_shares_interval
 from trcl_policy.files import write_json
 
-METHODS = ("finetune", "ewc", "l2", "er", "replay", "trcl", "joint")
+METHODS = ("finetune", "ewc", "replay", "trcl", "joint")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "quick"
 
 
