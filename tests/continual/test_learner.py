@@ -12,6 +12,7 @@ from trcl_policy.continual.anchor import FisherAnchor
 from trcl_policy.continual.fisher import Diagonal
 from trcl_policy.continual.learner import Method, learn
 from trcl_policy.continual.methods import METHODS, Options, make_method
+from trcl_policy.continual.optimizer import Training
 from trcl_policy.continual.probes import held_out_loss, recover
 from trcl_policy.continual.replay import NoReplay
 from trcl_policy.continual.streams import Streams
@@ -282,6 +283,9 @@ def test_recovery_is_plain_learning_that_leaves_the_weights_alone():
     assert len(found) == 3
     assert torch.equal(found[-1], again[-1])
     assert all(torch.equal(params[name], value) for name, value in make_params().items())
+    plain = Training(steps=5, batch_size=8, learning_rate=0.01, schedule="constant", warmup=0, ema_decay=0.0)
+    wanted = list(learn(Toy(), params, TaskSequence((task,)), Method(), plain, Streams(3)))[-1].theta
+    assert torch.equal(found[-1], wanted)
     before = held_out_loss(Toy(), params, task, seed=0)
     after = list(recover(Toy(), params, task, 60, 60, seed=3, learning_rate=0.02))[-1]
     assert held_out_loss(Toy(), after.params, task, seed=0) < before
