@@ -56,6 +56,9 @@ def test_kill_and_resume_equals_never_having_stopped(tiny, tmp_path, moment):
     assert stopped.status == -signal.SIGKILL
     assert result(tmp_path / "run") == result(tiny.finished)
     assert not list((tmp_path / "run").rglob("*.tmp"))
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert facts["started"] <= facts["resumed"][0] <= facts["ended"]
+    assert all((facts["packages"]["torch"], facts["mujoco"], facts["data"]["fingerprint"]))
 
 
 @pytest.mark.parametrize("nth", slow_unless([2, 5], [5]))
@@ -106,15 +109,6 @@ def test_resuming_a_finished_run_changes_nothing(tiny, tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_provenance_tells_start_resumptions_and_end(tiny, tmp_path):
-    killed_and_resumed(tiny, tmp_path / "run", target=f"{LEARNER}._step", nth=75)
-    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
-    assert facts["started"] <= facts["resumed"][0] <= facts["ended"]
-    assert facts["packages"]["torch"]
-    assert facts["mujoco"]
-    assert facts["data"]["fingerprint"]
-
-
 def test_log_has_one_line_a_moment_with_losses_and_rates(tiny):
     lines = [json.loads(line) for line in (tiny.finished / "log.jsonl").read_text().splitlines()]
     assert [(line["task_index"], line["step"]) for line in lines] == [
@@ -148,6 +142,7 @@ def test_changed_data_set_is_refused(tiny, tmp_path):
     assert "must be the one the run began with" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_real_process_killed_from_outside(tiny, tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen(

@@ -43,6 +43,7 @@ def _dies(task, worlds):
     os._exit(1)
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_a_worker_that_dies_is_one_line(tiny):
     job = Job(str(tiny.finished / "checkpoints" / "00"), TASKS[0], (1,))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -151,8 +152,8 @@ class Process:
             num_steps: sampler steps.
             rng: one generator, or one per row (used by samplers that draw noise on the way).
         """
-        scheduler = self._scheduler()
-        scheduler.set_timesteps(num_steps)
+        scheduler = self._scheduler
+        scheduler.set_timesteps(num_steps)  # also forgets the sample before
         generator = list(rng) if isinstance(rng, Sequence) else rng
         current = noise
         for timestep in scheduler.timesteps:
@@ -162,7 +163,9 @@ class Process:
             current = scheduler.step(output, timestep, current, generator=generator, return_dict=False)[0]
         return current
 
+    @cached_property
     def _scheduler(self) -> Any:
+        """diffusers' sampler; building one takes as long as several steps."""
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
         config = self.config
