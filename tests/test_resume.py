@@ -10,20 +10,23 @@ import time
 import pytest
 
 from tests.tiny import ENVIRONMENT, TRCL, result, tiny
+from trcl_policy.files import read_safetensors
 
 __all__ = ["tiny"]
 pytestmark = pytest.mark.sim
 
 LEARNER = "trcl_policy.continual.learner:_Run"
+# Of the starts that rollouts fingerprint, 1-2 are after task 1, 3-4 within task 2, 5-8 after it, 9-12 within task 3
+# (its two old tasks), 13-18 after it.
 MOMENTS = {
     "in the first task before anything was saved": (f"{LEARNER}._step", 3),
     "inside the first task": (f"{LEARNER}._step", 23),
     "inside the second task": (f"{LEARNER}._step", 47),
-    "while measuring within a task": ("trcl_policy.rollout.evaluate:fingerprint", 5),
+    "while measuring within a task": ("trcl_policy.rollout.evaluate:fingerprint", 9),
     "inside the first Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 1),
     "inside the second Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 2),
     "inside replay generation": ("trcl_policy.policy.trajectory:TrajectoryModel.generate", 2),
-    "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 9),
+    "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 5),
     "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_episodes", 4),
     "inside the last evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 17),
     "before the metrics": ("trcl_policy.folder:RunFolder.write_metrics", 2),
@@ -44,6 +47,9 @@ def slow_unless(cases, always):
 
 def killed_and_resumed(tiny, out, **stop):
     stopped = tiny.trcl("train", tiny.config, "--out", out, **stop)
+    if stop["target"].endswith("fingerprint") and stop["nth"] == 5:  # the state is saved before it is measured
+        position = read_safetensors(out / "state" / "learner.safetensors")[0]["position"]
+        assert position.tolist() == [1, 30, 0]
     resumed = tiny.trcl("train", "--resume", out)
     assert resumed.status == 0, resumed.stderr
     return stopped
@@ -84,8 +90,8 @@ def test_killed_twice(tiny, tmp_path):
     ("target", "nth"),
     [
         pytest.param(f"{LEARNER}._step", 33, marks=pytest.mark.slow),
-        ("trcl_policy.rollout.evaluate:fingerprint", 5),  # at_steps of the second task
-        pytest.param("trcl_policy.rollout.evaluate:fingerprint", 9, marks=pytest.mark.slow),
+        ("trcl_policy.rollout.evaluate:fingerprint", 9),
+        pytest.param("trcl_policy.rollout.evaluate:fingerprint", 5, marks=pytest.mark.slow),
         pytest.param("trcl_policy.continual.fisher:hessian_trace", 1, marks=pytest.mark.slow),
     ],
 )
@@ -104,6 +110,8 @@ def test_interrupt_saves_and_says_how_to_go_on(tiny, tmp_path, target, nth):
 def test_resuming_a_finished_run_changes_nothing(tiny, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(tiny.finished, out, symlinks=True)
+    facts = json.loads((out / "provenance.json").read_text())
+    (out / "provenance.json").write_text(json.dumps({**facts, "ended": "2020-01-01T00:00:00+00:00"}))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert tiny.trcl("train", "--resume", out).status == 0
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
