@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 
 from trcl_policy.continual.model import Model, chunks
 from trcl_policy.continual.params import Batch, Layout, num_rows, rows
-from trcl_policy.continual.squares import sums_of_squares
+from trcl_policy.continual.squares import sums_of_squares, usable_calls
 
 MOST_NUMBERS = 2**28
 """Numbers that a block of per-sample gradients may hold (1 GiB in float32)."""
@@ -64,9 +64,11 @@ class Sampled:
         """E[g * g], (P,), exact to rounding: layer by layer where that is possible, by torch.func where not."""
         total = torch.zeros_like(self.theta)
         params = self.layout.unflatten(self.theta.detach())
+        with torch.compiler.set_stance("force_eager"):  # compiled functions can't be watched
+            usable = usable_calls(self.model.losses, params, self.corrupted)
         for piece in chunks(self.corrupted, self.chunk_size or ROWS_WITHOUT_GRADIENTS):
-            with torch.compiler.set_stance("force_eager"):  # compiled functions can't be watched
-                found = sums_of_squares(self.model.losses, params, piece, MOST_NUMBERS)
+            with torch.compiler.set_stance("force_eager"):
+                found = sums_of_squares(self.model.losses, params, piece, usable, MOST_NUMBERS)
             missing = [name for name in self.layout.names if name not in found]
             total += self.layout.flatten({**self._squares_by_rows(missing, piece), **found})
         return total / self.num_samples

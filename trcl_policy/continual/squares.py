@@ -59,23 +59,25 @@ class _Watch(TorchFunctionMode):
         self.calls.append(call)
 
 
-def sums_of_squares(losses: Losses, params: Params, corrupted: Batch, most_numbers: int) -> dict[str, Tensor]:
+def sums_of_squares(
+    losses: Losses, params: Params, corrupted: Batch, usable: set[Key], most_numbers: int
+) -> dict[str, Tensor]:
     """Sum over samples of the squared gradient of each sample's loss, for the parameters that allow it.
 
     Args:
         losses: (params, corrupted) -> (B,), one loss per sample.
         params: weights.
         corrupted: samples.
+        usable: what ``usable_calls`` found.
         most_numbers: numbers that gradients held at a time may have, in layers that see several vectors a sample.
     """
-    exact = _usable(losses, params, corrupted)
-    if not exact:
+    if not usable:
         return {}
     params = {name: leaf.detach() for name, leaf in params.items()}
-    with torch.enable_grad(), _Watch(params, exact) as watch:
+    with torch.enable_grad(), _Watch(params, usable) as watch:
         total = losses(params, corrupted).sum()
     calls = watch.calls
-    if Counter(call.key for call in calls) != Counter(exact) or not all(map(_has_rows(corrupted), calls)):
+    if Counter(call.key for call in calls) != Counter(usable) or not all(map(_has_rows(corrupted), calls)):
         return {}  # the network goes other ways than for few samples
     deltas = torch.autograd.grad(total, [call.output for call in calls], materialize_grads=True)
     found: dict[str, Tensor] = {}
@@ -90,8 +92,8 @@ def sums_of_squares(losses: Losses, params: Params, corrupted: Batch, most_numbe
     return found
 
 
-def _usable(losses: Losses, params: Params, corrupted: Batch) -> set[Key]:
-    """Keys of the calls that are the only use of their parameters, seen on two and on three samples."""
+def usable_calls(losses: Losses, params: Params, corrupted: Batch) -> set[Key]:
+    """Calls that are the only use of their parameters, seen on two and on three samples."""
     index = torch.arange(3, device=next(iter(corrupted.values())).device) % num_rows(corrupted)
     passes = [_usable_on(losses, params, rows(corrupted, index[:count])) for count in (2, 3)]
     return passes[0] & passes[1]
