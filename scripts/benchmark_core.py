@@ -44,9 +44,8 @@ def main() -> None:
     }
     print(f"{options.network}, {sampled.layout.size} weights, {options.samples} samples, one thread")
     for name, value in seconds.items():
-        print(
-            f"{name:<15} {1e3 * value / options.samples:8.4f} ms a sample  {value / seconds['training pass']:6.2f} passes"
-        )
+        passes = value / seconds["training pass"]
+        print(f"{name:<15} {1e3 * value / options.samples:8.4f} ms a sample  {passes:6.2f} passes")
     print(
         f"layer by layer is {seconds['vmap(grad)'] / seconds['layer by layer']:.1f} x as fast as vmap(grad)", end=", "
     )
