@@ -100,7 +100,7 @@ LAYERS = {
     "convolution": (flat(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.Tanh()), normal(7, 2, 9)),
     "circular convolution": (flat(nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")), normal(7, 2, 5)),
     "transposed": (
-        flat(nn.ConvTranspose1d(2, 3, 4, stride=3, padding=1, output_padding=2, dilation=2)),
+        flat(nn.ConvTranspose1d(2, 3, 4, stride=2, padding=1, output_padding=3, dilation=4)),
         normal(7, 2, 5),
     ),
     "layer norm": (flat(nn.LayerNorm(4, eps=0.1), nn.Tanh()), normal(7, 3, 4)),
