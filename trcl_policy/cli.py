@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "learn a whole sequence of tasks, measure retention after every task",
     "evaluate": "headless rollouts of a checkpoint, success with intervals",
     "recover": "how fast do early tasks come back from the final weights?",
+    "fisher": "how many directions carry the Fisher of each learned task, by noise level",
     "record": "mp4 of rollouts: just learned, forgotten, recovered, side by side",
     "report": "tables, plots and videos of runs on one self-contained HTML page",
     "methods": "the continual-learning methods and what they are made of",

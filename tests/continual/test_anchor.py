@@ -256,5 +256,5 @@ def test_zero_weight_has_no_gradient():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="metric must be one of diagonal, rank1, isotropic, got 'kfac'"):
+    with pytest.raises(ValueError, match="metric must be one of diagonal, rank1, lowrank, isotropic, got 'kfac'"):
         FisherAnchor("kfac")

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tests.continual.toy import Quadratic, Toy, corrupted_batch, vector
 from tests.reference import slow
-from trcl_policy.continual import fisher
+from trcl_policy.continual import gradients as gradients_module
 from trcl_policy.continual.curvature import hessian_trace
 from trcl_policy.continual.fisher import ESTIMATORS, Diagonal, Isotropic, LowRank, estimate, per_sample_gradients
+from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.params import Layout
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -23,7 +24,8 @@ def rng(seed=0):
 
 def measured(kind, model=None, chunk_size=None, num_rows=40):
     layout, theta = vector()
-    return estimate(kind, model or Toy(), layout, theta, corrupted_batch(num_rows), rng(), chunk_size)
+    sampled = Sampled(model or Toy(), layout, theta, corrupted_batch(num_rows), chunk_size)
+    return estimate(kind, sampled, rng())
 
 
 def gradients(model=None, num_rows=40):
@@ -45,10 +47,10 @@ def test_chunks_hold_at_most_the_rows_asked_for():
 
 def test_large_networks_go_a_few_samples_at_a_time(monkeypatch):
     layout, theta = vector()
-    monkeypatch.setattr(fisher, "MOST_NUMBERS", 3 * layout.size + 1)
+    monkeypatch.setattr(gradients_module, "MOST_NUMBERS", 3 * layout.size + 1)
     sizes = [len(rows) for rows in per_sample_gradients(Toy(), layout, theta, corrupted_batch(8))]
     assert sizes == [3, 3, 2]
-    monkeypatch.setattr(fisher, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(gradients_module, "MOST_NUMBERS", 1)
     assert {len(rows) for rows in per_sample_gradients(Toy(), layout, theta, corrupted_batch(3))} == {1}
 
 
@@ -150,7 +152,7 @@ def test_a_loss_that_gradients_do_not_reach_has_an_empty_fisher():
     layout = Layout.of({"w": torch.zeros(2)})
     model, corrupted = Quadratic(torch.zeros(2)), {"target": torch.ones(3, 2)}
     for kind in ESTIMATORS:
-        found = estimate(kind, model, layout, torch.ones(2), corrupted, rng())
+        found = estimate(kind, Sampled(model, layout, torch.ones(2), corrupted), rng())
         assert found.trace == 0
         assert found.curvature_ratio == 0
         assert not slow.dense(found.metric, 2).any()
@@ -158,10 +160,10 @@ def test_a_loss_that_gradients_do_not_reach_has_an_empty_fisher():
 
 def test_unusable_estimates_are_refused():
     layout, theta = vector()
-    with pytest.raises(ValueError, match="metric must be one of diagonal, rank1, isotropic, got 'full'"):
-        estimate("full", Toy(), layout, theta, corrupted_batch(), rng())
+    with pytest.raises(ValueError, match="metric must be one of diagonal, rank1, lowrank, isotropic, got 'full'"):
+        estimate("full", Sampled(Toy(), layout, theta, corrupted_batch()), rng())
     with pytest.raises(ValueError, match="losses must be finite near the weights"):
-        estimate("diagonal", Toy(scale=math.nan), layout, theta, corrupted_batch(), rng())
+        estimate("diagonal", Sampled(Toy(scale=math.nan), layout, theta, corrupted_batch()), rng())
 
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**6), st.floats(0, 50))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trcl_policy.commands import collect, measure, show, train
+from trcl_policy.commands import collect, fisher, measure, show, train
 from trcl_policy.commands.parsing import parse
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "collect": (collect.Collect, collect.collect),
     "evaluate": (measure.Evaluate, measure.evaluate),
     "recover": (measure.Recover, measure.recover),
+    "fisher": (fisher.Fisher, fisher.fisher),
     "record": (show.Record, show.record),
     "report": (show.Report, show.report),
     "methods": (show.Listing, show.methods),

@@ -4,7 +4,8 @@
 
 Terms are merged where the algebra allows: a sum of diagonal terms is one diagonal term around the precision-weighted
 mean of the centres (plus a constant); a sum of low-rank terms is one low-rank term that stores only the projections
-``u_k' theta_k*``, not the centres. So memory is two vectors for diagonals and one vector a task for rank-1.
+``u_k' theta_k*``, not the centres. So memory is two vectors for diagonals and, for each task, ``rank`` vectors for low
+rank (one for rank-1).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.fisher import ESTIMATORS, Diagonal, Isotropic, LowRank, Metric, estimate
+from trcl_policy.continual.fisher import ESTIMATORS, estimate
+from trcl_policy.continual.gradients import Sampled
+from trcl_policy.continual.metric import Diagonal, Isotropic, LowRank, Metric
 from trcl_policy.continual.model import Model
 from trcl_policy.continual.params import Layout
 from trcl_policy.continual.streams import Streams
@@ -123,6 +126,7 @@ class FisherAnchor:
             loss, whatever the network, the loss's scale or the number of tasks.
         raw_lambda: the published strength instead: terms are plain Fishers and are summed. None uses ``weight``.
         num_samples: samples the Fisher is averaged over.
+        rank: eigenpairs that ``lowrank`` keeps of each task; memory is rank P numbers a task.
         metric: merged metric of all old tasks; None before the first is learned.
         center: where Q is smallest: the merged centre (P,) for diagonals, ``u_k' theta_k*``
             (K,) in float64 for low rank.
@@ -133,6 +137,7 @@ class FisherAnchor:
     weight: float = 1.0
     raw_lambda: float | None = None
     num_samples: int = 1024
+    rank: int = 16
     metric: Metric | None = None
     center: Tensor | None = None
     num_tasks: int = 0
@@ -145,6 +150,8 @@ class FisherAnchor:
             raise ValueError(f"weight and lambda must be >= 0, got {self.weight} and {self.raw_lambda}")
         if self.num_samples < 1:
             raise ValueError(f"fisher_samples must be >= 1, got {self.num_samples}")
+        if self.rank < 1:
+            raise ValueError(f"rank must be >= 1, got {self.rank}")
 
     @property
     def coefficient(self) -> float:
@@ -208,9 +215,8 @@ class FisherAnchor:
         streams = learned.streams
         batch = draw(learned.task.samples, self.num_samples, streams["fisher/samples"])
         corrupted = learned.model.corrupt(batch, streams["fisher/noise"])
-        found = estimate(
-            self.kind, learned.model, learned.layout, learned.theta, corrupted, streams["fisher/directions"]
-        )
+        sampled = Sampled(learned.model, learned.layout, learned.theta, corrupted)
+        found = estimate(self.kind, sampled, streams["fisher/directions"], self.rank)
         unit = 1.0 if self.raw_lambda is not None else found.curvature_ratio
         return self.merged_with(found.metric, unit, learned.theta)
 

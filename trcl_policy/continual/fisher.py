@@ -1,9 +1,10 @@
-"""Empirical Fisher of per-sample gradients, and the metrics made of it.
+"""Empirical Fisher of per-sample gradients, as one of the metrics of metric.py.
 
 Notation (paper, section 2):
     g(x)   gradient of the loss of ONE sample under one draw of noise, (P,)
     d      E[g * g], the diagonal: a mean of squares, never the square of a batch mean
     mu, u  E[g] and its direction;  rho = E[(u'g)^2], the rank-1 weight
+    G      the n gradients as rows, (n, P);  F = G'G / n has the eigenvalues of G G' / n
     c      curvature per Fisher: trace of the loss's Hessian over E|g|^2, measured by finite differences
 
 A Fisher scales with the square of the loss's scale, a loss's curvature with the scale itself. ``c F`` therefore has
@@ -13,158 +14,33 @@ the unit of a curvature: 1/2 d' (c F) d estimates by how much the task's own los
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 
+from trcl_policy.continual import gradients
 from trcl_policy.continual.curvature import hessian_trace
-from trcl_policy.continual.model import Model, chunks
-from trcl_policy.continual.params import Batch, Layout, num_rows
+from trcl_policy.continual.gradients import Sampled, per_sample_gradients
+from trcl_policy.continual.metric import Diagonal, FisherMetric, Isotropic, LowRank, Metric
 
-MOST_NUMBERS = 2**28
-"""Numbers that one chunk of per-sample gradients may hold (1 GiB in float32)."""
-MOST_ROWS = 64
-"""Samples in such a chunk at most: more gain no speed."""
+__all__ = [
+    "ESTIMATORS",
+    "Diagonal",
+    "Estimate",
+    "FisherMetric",
+    "Isotropic",
+    "LowRank",
+    "Metric",
+    "estimate",
+    "per_sample_gradients",
+]
 
-
-class FisherMetric(Protocol):
-    """A positive semi-definite matrix F (P, P) that is never formed."""
-
-    def multiply(self, vector: Tensor) -> Tensor:
-        """F v, (P,)."""
-        ...
-
-    def quadratic(self, vector: Tensor) -> Tensor:
-        """v' F v, a float64 scalar."""
-        ...
-
-    def solve(self, vector: Tensor, scale: float) -> Tensor:
-        """(I + scale F)^-1 v, (P,)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Isotropic:
-    """F = value * I."""
-
-    value: float
-
-    def scaled(self, factor: float) -> Isotropic:
-        """factor * F."""
-        return Isotropic(self.value * factor)
-
-    def multiply(self, vector: Tensor) -> Tensor:
-        """F v, (P,)."""
-        return vector * self.value
-
-    def quadratic(self, vector: Tensor) -> Tensor:
-        """v' F v, a float64 scalar."""
-        return vector.double().square().sum() * self.value
-
-    def solve(self, vector: Tensor, scale: float) -> Tensor:
-        """(I + scale F)^-1 v, (P,)."""
-        return vector / (1.0 + scale * self.value)
-
-
-@dataclass(frozen=True)
-class Diagonal:
-    """F = diag(values), values (P,) >= 0."""
-
-    values: Tensor
-
-    def scaled(self, factor: float) -> Diagonal:
-        """factor * F."""
-        return Diagonal(self.values * factor)
-
-    def multiply(self, vector: Tensor) -> Tensor:
-        """F v, (P,)."""
-        return self.values * vector
-
-    def quadratic(self, vector: Tensor) -> Tensor:
-        """v' F v, a float64 scalar."""
-        return (self.values.double() * vector.double().square()).sum()
-
-    def solve(self, vector: Tensor, scale: float) -> Tensor:
-        """(I + scale F)^-1 v, (P,)."""
-        return vector / (1.0 + scale * self.values)
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """F = sum_k values_k basis_k basis_k', basis (K, P) of any unit vectors, values (K,) >= 0.
-
-    The basis need not be orthogonal, so stacking the bases of several tasks is their exact sum.
-    """
-
-    basis: Tensor
-    values: Tensor
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """B B', float64 (K, K)."""
-        return torch.stack([self.coordinates(row) for row in self.basis])
-
-    def coordinates(self, vector: Tensor) -> Tensor:
-        """B v, float64 (K,), a row at a time: small differences of large weights survive, B is not copied."""
-        wide = vector.double()
-        return torch.stack([torch.dot(row.double(), wide) for row in self.basis])
-
-    def combine(self, weights: Tensor) -> Tensor:
-        """B' w, (P,)."""
-        return weights.to(self.basis.dtype) @ self.basis
-
-    def scaled(self, factor: float) -> LowRank:
-        """factor * F."""
-        return LowRank(self.basis, self.values * factor)
-
-    def multiply(self, vector: Tensor) -> Tensor:
-        """F v, (P,)."""
-        return self.combine(self.values * self.coordinates(vector))
-
-    def quadratic(self, vector: Tensor) -> Tensor:
-        """v' F v, a float64 scalar."""
-        return (self.values.double() * self.coordinates(vector).square()).sum()
-
-    def solve(self, vector: Tensor, scale: float) -> Tensor:
-        """(I + scale F)^-1 v by Woodbury: v - B' (I/(scale values) + B B')^-1 B v, (P,)."""
-        return vector - self.combine(self.coefficients(self.coordinates(vector), scale))
-
-    def coefficients(self, projected: Tensor, scale: float) -> Tensor:
-        """The inner solve of Woodbury: (I + S G)^-1 S p with S = scale diag(values), G = B B'; float64 (K,)."""
-        weights = scale * self.values.double()
-        system = torch.eye(len(weights), dtype=torch.float64, device=weights.device) + weights[:, None] * self.gram
-        return torch.linalg.solve(system, weights * projected)
-
-    def nearest(self, offset: Tensor, square: float) -> Tensor:
-        """Float64 w (K,) for which v - B' w is the point nearest to v with sum_k values_k offset_k^2 <= square.
-
-        ``offset`` (K,) belongs to v and changes by -B B' w. In the eigenvectors of sqrt(S) B B' sqrt(S), with
-        eigenvalues m, the residual r turns into r / (1 + mu m); mu > 0 is found by bisection. Where dependent rows
-        put the bound out of reach, the result is the limit of large mu.
-        """
-        root = self.values.double().sqrt()
-        found, vectors = torch.linalg.eigh(root[:, None] * self.gram * root)
-        found, residual = found.clamp_min(0), vectors.T @ (root * offset)
-
-        def outside(mu: float) -> bool:
-            return float((residual / (1 + mu * found)).square().sum()) > square
-
-        most = 1e12 / float(found[-1])
-        low, high = 0.0, 1e-3 / float(found[-1])
-        while outside(high) and high < most:
-            low, high = high, 2 * high
-        for _ in range(50):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if outside(middle) else (low, middle)
-        return root * (vectors @ (high / (1 + high * found) * residual))
-
-
-Metric = Isotropic | Diagonal | LowRank
+OVERSAMPLING = 16
+"""Directions that the sketch carries beyond those it is asked for."""
+PASSES = 4
+"""Products with the Fisher that the sketch takes, each a pass over all samples."""
 
 
 @dataclass(frozen=True)
@@ -184,97 +60,134 @@ class Estimate:
     num_samples: int
 
 
-def per_sample_gradients(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None = None
-) -> Iterator[Tensor]:
-    """Yield per-sample gradients, rows (b, P) with b <= chunk_size; memory is a few times chunk_size * P numbers.
-
-    Without ``chunk_size`` it is what MOST_NUMBERS and MOST_ROWS allow, so a large network goes a few samples at a time.
-    """
-    chunk_size = chunk_size or max(1, min(MOST_ROWS, MOST_NUMBERS // layout.size))
-
-    def loss_of_one(params: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
-        return model.losses(params, {key: leaf[None] for key, leaf in row.items()}).squeeze(0)
-
-    each = vmap(grad(loss_of_one), in_dims=(None, 0))
-    params = layout.unflatten(theta.detach())
-    for piece in chunks(corrupted, chunk_size):
-        with torch.compiler.set_stance("force_eager"):  # compiled functions can't be vmapped
-            gradients = each(params, dict(piece))
-        yield layout.flatten_rows(gradients)
-
-
-def estimate(
-    kind: str,
-    model: Model,
-    layout: Layout,
-    theta: Tensor,
-    corrupted: Batch,
-    rng: torch.Generator,
-    chunk_size: int | None = None,
-) -> Estimate:
-    """Estimate the Fisher of the mean loss over ``corrupted`` at ``theta``.
+def estimate(kind: str, sampled: Sampled, rng: torch.Generator, rank: int = 16) -> Estimate:
+    """Estimate the Fisher of the mean loss over ``sampled``.
 
     Args:
-        kind: ``diagonal``, ``rank1`` (along the mean gradient, as published) or ``isotropic`` (the identity, in
-            curvature units the loss's mean curvature).
-        model: the model whose losses are differentiated.
-        layout: layout of the parameters.
-        theta: weights (P,).
-        corrupted: samples with their noise already drawn.
-        rng: draws the directions of the curvature measurement.
-        chunk_size: samples per vmapped call; see ``per_sample_gradients``.
+        kind: ``diagonal``, ``rank1`` (along the mean gradient, as published), ``lowrank`` (its ``rank`` largest
+            eigenpairs) or ``isotropic`` (the identity, in curvature units the loss's mean curvature).
+        sampled: model, weights and samples with their noise already drawn.
+        rng: draws the directions of the curvature measurement and of the sketch.
+        rank: number of eigenpairs; fewer where the samples have fewer.
 
     Raises:
-        ValueError: ``kind`` is not among ESTIMATORS.
+        ValueError: ``kind`` is not among ESTIMATORS, or a loss is not finite.
     """
     if kind not in ESTIMATORS:
         raise ValueError(f"metric must be one of {', '.join(ESTIMATORS)}, got {kind!r}")
-    metric, trace = ESTIMATORS[kind](model, layout, theta, corrupted, chunk_size)
-    curvature = hessian_trace(model, layout, theta, corrupted, rng)
-    if not math.isfinite(curvature) or not math.isfinite(trace):
-        raise ValueError(f"losses must be finite near the weights, got Hessian trace {curvature}, Fisher trace {trace}")
+    metric, trace = ESTIMATORS[kind](sampled, rank, rng)
+    curvature = hessian_trace(sampled.model, sampled.layout, sampled.theta, sampled.corrupted, rng)
+    _check_finite("Fisher trace", trace)
+    _check_finite("Hessian trace", curvature)
     ratio = max(curvature, 0.0) / trace if trace > 0 else 0.0
-    return Estimate(metric, trace, ratio, num_rows(corrupted))
+    return Estimate(metric, trace, ratio, sampled.num_samples)
 
 
-Estimator = Callable[[Model, Layout, Tensor, Batch, int | None], tuple[Metric, float]]
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"losses must be finite near the weights, got {name} {value}")
 
 
-def _diagonal(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None
-) -> tuple[Metric, float]:
-    total = torch.zeros_like(theta)
-    for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
-        total += rows.square().sum(0)
-    values = total / num_rows(corrupted)
+Estimator = Callable[[Sampled, int, torch.Generator], tuple[Metric, float]]
+
+
+def _diagonal(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    values = sampled.mean_squares()
     return Diagonal(values), float(values.double().sum())
 
 
-def _rank1(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None
-) -> tuple[Metric, float]:
-    count = num_rows(corrupted)
-    total, trace = torch.zeros_like(theta, dtype=torch.float64), 0.0
-    for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
+def _rank1(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    total, trace = torch.zeros_like(sampled.theta, dtype=torch.float64), 0.0
+    for rows in sampled.gradients():
         total += rows.sum(0, dtype=torch.float64)
         trace += float(rows.double().square().sum())
-    direction = (total / total.norm().clamp_min(torch.finfo(torch.float64).tiny)).to(theta.dtype)
+    direction = (total / total.norm().clamp_min(torch.finfo(torch.float64).tiny)).to(sampled.theta.dtype)
     squares = 0.0
-    for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
+    for rows in sampled.gradients():
         squares += float((rows.double() @ direction.double()).square().sum())
-    rho = torch.tensor([squares / count], dtype=theta.dtype, device=theta.device)
-    return LowRank(direction[None], rho), trace / count
+    rho = torch.tensor([squares / sampled.num_samples], dtype=direction.dtype, device=direction.device)
+    return LowRank(direction[None], rho), trace / sampled.num_samples
 
 
-def _isotropic(
-    model: Model, layout: Layout, theta: Tensor, corrupted: Batch, chunk_size: int | None
-) -> tuple[Metric, float]:
-    trace = 0.0
-    for rows in per_sample_gradients(model, layout, theta, corrupted, chunk_size):
+def _isotropic(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    trace = float(sampled.mean_squares().double().sum())
+    return Isotropic(trace / sampled.theta.numel()), trace
+
+
+def _lowrank(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    if sampled.num_samples * sampled.layout.size <= gradients.MOST_NUMBERS:
+        return top_of_gram(sampled, rank)
+    return top_of_sketch(sampled, rank, rng)
+
+
+def top_of_gram(sampled: Sampled, rank: int) -> tuple[LowRank, float]:
+    """Exact top eigenpairs, largest first, and the trace; holds all gradients, n P numbers.
+
+    With G G' / n = U diag(values) U', the eigenvectors of F are the rows of U'G / sqrt(n values).
+    """
+    rows = sampled.all_gradients()
+    gram = (rows @ rows.T).double() / len(rows)
+    trace = float(gram.trace())
+    _check_finite("Fisher trace", trace)
+    values, vectors = _largest(gram, min(rank, sampled.layout.size), rows.dtype)
+    return _unit_rows(vectors.T.to(rows.dtype) @ rows, values), trace
+
+
+def top_of_sketch(
+    sampled: Sampled, rank: int, rng: torch.Generator, oversampling: int = OVERSAMPLING, passes: int = PASSES
+) -> tuple[LowRank, float]:
+    """Top eigenpairs, largest first, and the exact trace, from gradients that stream by and are never held.
+
+    Randomised subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4) with a Rayleigh-Ritz step at the end.
+    It holds two matrices of (rank + oversampling) P numbers and one block of gradients. Eigenvalue j comes out too
+    small by a share that shrinks like (value of number rank + oversampling + 1 / value j) ^ (2 passes - 1).
+    """
+    size = min(rank + oversampling, sampled.num_samples, sampled.layout.size)
+    draw = torch.randn(size, sampled.layout.size, generator=rng, device=rng.device)
+    basis = _orthonormal(draw.to(sampled.theta))
+    for _ in range(passes - 1):
+        basis = _orthonormal(_product(sampled, basis)[0])
+    product, trace = _product(sampled, basis)
+    _check_finite("Fisher trace", trace)
+    small = (product @ basis.T).double()
+    values, vectors = _largest(0.5 * (small + small.T), rank, basis.dtype)
+    return _unit_rows(vectors.T.to(basis.dtype) @ basis, values), trace
+
+
+def _product(sampled: Sampled, basis: Tensor) -> tuple[Tensor, float]:
+    """B F, (K, P), and the trace of F."""
+    total, trace = torch.zeros_like(basis), 0.0
+    for rows in sampled.gradients():
+        total += (basis @ rows.T) @ rows
         trace += float(rows.double().square().sum())
-    trace /= num_rows(corrupted)
-    return Isotropic(trace / theta.numel()), trace
+    return total / sampled.num_samples, trace / sampled.num_samples
 
 
-ESTIMATORS: dict[str, Estimator] = {"diagonal": _diagonal, "rank1": _rank1, "isotropic": _isotropic}
+def _orthonormal(rows: Tensor) -> Tensor:
+    """Rows with the same span, orthonormal."""
+    return torch.linalg.qr(rows.T).Q.T.contiguous()
+
+
+def _largest(matrix: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The ``rank`` largest eigenvalues, largest first, and vectors in columns; at least one, else none that is noise.
+
+    ``matrix`` was computed in ``dtype``, so what is below that precision of the largest one counts as zero.
+    """
+    values, vectors = torch.linalg.eigh(matrix)
+    values, vectors = values.flip(0)[:rank].clamp_min(0), vectors.flip(1)[:, :rank]
+    count = max(1, int((values > len(matrix) * torch.finfo(dtype).eps * values[0]).sum()))
+    return values[:count], vectors[:, :count]
+
+
+def _unit_rows(rows: Tensor, values: Tensor) -> LowRank:
+    """The metric with these eigenvalues along the directions of ``rows``; a row of zeros stays one."""
+    lengths = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    return LowRank(rows / lengths, values.to(rows.dtype))
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "diagonal": _diagonal,
+    "rank1": _rank1,
+    "lowrank": _lowrank,
+    "isotropic": _isotropic,
+}

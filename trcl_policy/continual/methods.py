@@ -19,6 +19,7 @@ class Options:
         weight: scale-free weight of the trust region: 1 charges the expected rise of the average old loss.
         raw_lambda: the published lambda, on plain summed Fishers, instead of ``weight``.
         fisher_samples: samples for the Fisher of each task.
+        rank: largest eigenpairs of each task's Fisher that are kept (ewc_lowrank, trcl_lowrank).
         replay_weight: beta, weight of the replayed loss.
         replay_ratio: replayed samples per new sample in a step.
         replay_samples: samples generated for each old task.
@@ -30,6 +31,7 @@ class Options:
     weight: float = 1.0
     raw_lambda: float | None = None
     fisher_samples: int = 1024
+    rank: int = 16
     replay_weight: float = 1.0
     replay_ratio: float = 1.0
     replay_samples: int = 2000
@@ -69,7 +71,9 @@ class Recipe:
 
 
 def _anchor(kind: str) -> Callable[[Options], Anchor]:
-    return lambda o: FisherAnchor(kind, weight=o.weight, raw_lambda=o.raw_lambda, num_samples=o.fisher_samples)
+    return lambda o: FisherAnchor(
+        kind, weight=o.weight, raw_lambda=o.raw_lambda, num_samples=o.fisher_samples, rank=o.rank
+    )
 
 
 UPDATES: dict[str, Callable[[Options], Update]] = {
@@ -83,6 +87,7 @@ ANCHORS: dict[str, Callable[[Options], Anchor]] = {
     "isotropic": _anchor("isotropic"),
     "diagonal": _anchor("diagonal"),
     "rank1": _anchor("rank1"),
+    "lowrank": _anchor("lowrank"),
 }
 REPLAYS: dict[str, Callable[[Options], Replay]] = {
     "none": lambda o: NoReplay(),
@@ -98,6 +103,7 @@ METHODS: dict[str, Recipe] = {
     "l2": Recipe("Isotropic penalty around old weights", "control for ewc", anchor="isotropic"),
     "ewc": Recipe("Diagonal Fisher penalty", "Kirkpatrick et al. 2017", anchor="diagonal"),
     "ewc_rank1": Recipe("Fisher penalty along the mean gradient", "arXiv 2509.23593", anchor="rank1"),
+    "ewc_lowrank": Recipe("Fisher penalty along its largest eigenvectors", "ours", anchor="lowrank"),
     "er": Recipe("Experience replay from stored samples", "Chaudhry et al. 2019", replay="stored"),
     "agem": Recipe("Gradient projected against stored samples", "Chaudhry et al. 2019", "projected", replay="stored"),
     "replay": Recipe("Generated replay, teacher's predictions distilled", TRCL, replay="distilled"),
@@ -106,6 +112,9 @@ METHODS: dict[str, Recipe] = {
         "Distilled generated replay with a diagonal Fisher trust region", TRCL, "penalty", "diagonal", "distilled"
     ),
     "trcl_rank1": Recipe("TRCL as published: rank-1 Fisher penalty", TRCL, "penalty", "rank1", "distilled"),
+    "trcl_lowrank": Recipe(
+        "TRCL along the largest eigenvectors of the Fisher", "ours", "penalty", "lowrank", "distilled"
+    ),
     "trcl_prox": Recipe("TRCL with a proximal step after the optimiser's", "ours", "proximal", "diagonal", "distilled"),
     "trcl_ball": Recipe("TRCL with a hard ball", TRCL + ", constrained form", "ball", "diagonal", "distilled"),
 }

@@ -95,6 +95,10 @@ class Denoiser:
             **{key: batch[key] for key in self.conditions},
         }
 
+    def noise_level(self, corrupted: Batch) -> Tensor:
+        """Level of each sample's noisiest part, (B,) in [0, 1]."""
+        return corrupted["level"].amax(1) / self.process.num_levels
+
     def predict(self, params: Params, corrupted: Batch) -> Tensor:
         """Network output (B, F) at the corrupted samples."""
         return self._network(params, corrupted["noisy"], corrupted["level"], corrupted)

@@ -1,0 +1,166 @@
+"""Layers whose sum of squared per-sample gradients has a closed form.
+
+With x_it the vectors that sample i brings to a layer and delta_it the gradient of its loss by what comes out:
+
+    linear, one vector a sample    sum_i (delta_i x_i')^2 = (delta^2)' (x^2)
+    linear, several vectors        sum_i (sum_t delta_it x_it')^2
+    convolution                    the same on the unfolded input (transposed: on the unfolded delta)
+    norms                          sum_i (sum_t delta_it * normalised x_it)^2
+    embedding, one row a sample    delta_i^2, added to the row that sample i looked up
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Key = tuple[str, tuple[str, ...]]
+
+
+@dataclass
+class Call:
+    """One call of a layer's function.
+
+    Attributes:
+        function: the torch function.
+        inputs: its arguments by name; parameters as ``weight`` and ``bias``.
+        names: names of the parameters by argument.
+        output: what it returned.
+        versions: how often input and output had been written to at that moment.
+    """
+
+    function: Callable[..., Any]
+    inputs: dict[str, Any]
+    names: dict[str, str]
+    output: Tensor
+    versions: tuple[int, int]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Input and output have not been written to since."""
+        return (self.inputs["input"]._version, self.output._version) == self.versions
+
+    @property
+    def key(self) -> Key:
+        """Function and parameters, to recognise the call in another pass."""
+        return self.function.__name__, tuple(self.names.values())
+
+
+def _one(value: int | tuple[int, ...] | list[int]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+def _linear(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    if x.ndim == 2:
+        return {"weight": delta.square().T @ x.square(), "bias": delta.square().sum(0)}
+    delta, x = delta.flatten(1, -2), x.flatten(1, -2)
+    return {"weight": _products(delta.mT, x, most_numbers), "bias": delta.sum(1).square().sum(0)}
+
+
+def _conv1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    total = _products(delta, _windows(x, call), most_numbers)
+    return {"weight": total.view_as(call.inputs["weight"]), "bias": delta.sum(2).square().sum(0)}
+
+
+def _conv_transpose1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    windows = _windows(delta, call)[:, : x.shape[2]]  # output padding may add a window that no input reaches
+    total = _products(x, windows, most_numbers)
+    return {"weight": total.view_as(call.inputs["weight"]), "bias": delta.sum(2).square().sum(0)}
+
+
+def _products(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
+    """sum_i (left_i right_i)^2 for left (B, O, T), right (B, T, I); (O, I)."""
+    size = max(1, most_numbers // (left.shape[1] * right.shape[2]))
+    total = right.new_zeros(left.shape[1], right.shape[2])
+    for one, other in zip(left.split(size), right.split(size), strict=True):
+        total += torch.bmm(one, other).square().sum(0)
+    return total
+
+
+def _windows(x: Tensor, call: Call) -> Tensor:
+    """What each output of a convolution of x (B, C, T) sees, (B, L, C * kernel)."""
+    stride, padding, dilation = (_one(call.inputs[key]) for key in ("stride", "padding", "dilation"))
+    wide, kernel = functional.pad(x, (padding, padding)), call.inputs["weight"].shape[2]
+    length = (wide.shape[2] - dilation * (kernel - 1) - 1) // stride + 1
+    place = torch.arange(length, device=x.device)[:, None] * stride + torch.arange(kernel, device=x.device) * dilation
+    return wide[:, :, place].transpose(1, 2).flatten(2)
+
+
+def _layer_norm(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    shape = tuple(call.inputs["normalized_shape"])
+    normal = functional.layer_norm(x, shape, eps=call.inputs["eps"])
+    return {
+        key: each.reshape(len(each), -1, *shape).sum(1).square().sum(0)
+        for key, each in (("weight", delta * normal), ("bias", delta))
+    }
+
+
+def _group_norm(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    normal = functional.group_norm(x, call.inputs["num_groups"], eps=call.inputs["eps"])
+    return {
+        key: each.reshape(*each.shape[:2], -1).sum(2).square().sum(0)
+        for key, each in (("weight", delta * normal), ("bias", delta))
+    }
+
+
+def _embedding(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    return {"weight": torch.zeros_like(call.inputs["weight"]).index_add_(0, x, delta.square())}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A function whose squares have a closed form.
+
+    Attributes:
+        signature: names and defaults of its arguments.
+        is_supported: whether a call has the form that ``squares`` is made for.
+        squares: (call, input, delta, most_numbers) -> sum of squares by argument.
+    """
+
+    signature: str
+    is_supported: Callable[[Call], bool]
+    squares: Callable[[Call, Tensor, Tensor, int], dict[str, Tensor]]
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name, with defaults."""
+        parts = [part.partition("=") for part in self.signature.split()]
+        given = dict(zip([name for name, _, _ in parts], args, strict=False))
+        return {**{name: ast.literal_eval(value or "None") for name, _, value in parts}, **given, **kwargs}
+
+
+def _is_plain_convolution(call: Call) -> bool:
+    plain = call.inputs["groups"] == 1 and not isinstance(call.inputs["padding"], str)
+    return plain and call.inputs["input"].ndim == 3
+
+
+def _is_plain_lookup(call: Call) -> bool:
+    special = call.inputs["scale_grad_by_freq"] or call.inputs["sparse"]
+    plain = call.inputs["padding_idx"] is None and call.inputs["max_norm"] is None and not special
+    return plain and call.inputs["input"].ndim == 1
+
+
+CONVOLUTION = "input weight bias stride=1 padding=0"
+LAYERS: dict[Callable[..., Any], Layer] = {
+    functional.linear: Layer("input weight bias", lambda c: c.inputs["input"].ndim >= 2, _linear),
+    torch.conv1d: Layer(f"{CONVOLUTION} dilation=1 groups=1", _is_plain_convolution, _conv1d),
+    torch.conv_transpose1d: Layer(
+        f"{CONVOLUTION} output_padding=0 groups=1 dilation=1", _is_plain_convolution, _conv_transpose1d
+    ),
+    functional.layer_norm: Layer(
+        "input normalized_shape weight bias eps=1e-5",
+        lambda c: c.inputs["input"].ndim > len(c.inputs["normalized_shape"]),
+        _layer_norm,
+    ),
+    functional.group_norm: Layer("input num_groups weight bias eps=1e-5", lambda c: True, _group_norm),
+    functional.embedding: Layer(
+        "input weight padding_idx max_norm norm_type=2.0 scale_grad_by_freq=False sparse=False",
+        _is_plain_lookup,
+        _embedding,
+    ),
+}
