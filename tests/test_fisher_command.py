@@ -56,7 +56,7 @@ def test_spectra_of_all_learned_tasks_are_written_told_and_drawn(tiny):
 
 @pytest.mark.sim
 def test_one_task_as_a_table(tiny):
-    done = tiny.trcl("fisher", tiny.finished, "--task", TASKS[1], "--samples", 64)
+    done = tiny.trcl("fisher", tiny.finished, "--task", TASKS[1].removesuffix("-v3"), "--samples", 64)
     assert done.status == 0, done.stderr
     assert done.stdout.count(TASKS[1]) == len(RANGES)
     assert TASKS[0] not in done.stdout

@@ -26,6 +26,8 @@ def spectrum_figure(tasks: Mapping[str, Mapping[str, Mapping[str, Any] | None]])
                     shares = entry["top_shares"]
                     axes.plot(list(shares), list(shares.values()), label=f"noise {name}", **style_of(number))
             axes.set_xscale("log", base=2)
+            counts = next(list(entry["top_shares"]) for entry in ranges.values() if entry is not None)
+            axes.set_xticks(counts, [str(count) for count in counts])
             axes.set_ylim(0, 1)
             axes.set_title(task)
             axes.set_xlabel("eigenvalues k")
