@@ -123,16 +123,9 @@ class PolicyDomain:
         """The weights of a checkpoint written by ``save``."""
         return dict(load_policy(folder, self.device).params)
 
-    def measure(
-        self,
-        params: Params,
-        num_learned: int,
-        name: str,
-        seeds: Sequence[int],
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Episode]:
+    def measure(self, params: Params, num_learned: int, name: str, seeds: Sequence[int]) -> list[Episode]:
         """Roll the policy out on one task."""
-        return evaluate(self.policy(params, num_learned), self.env(name), seeds, progress)
+        return evaluate(self.policy(params, num_learned), self.env(name), seeds)
 
     def env(self, name: str) -> BatchedEnv:
         """The simulation of a task, made on first use and kept."""

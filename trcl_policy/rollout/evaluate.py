@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -56,22 +56,17 @@ class Episode:
         return record
 
 
-def evaluate(
-    controller: Controller, env: BatchedEnv, seeds: Sequence[int], progress: Callable[[int], None] | None = None
-) -> list[Episode]:
+def evaluate(controller: Controller, env: BatchedEnv, seeds: Sequence[int]) -> list[Episode]:
     """Roll ``controller`` out on every seed, ``BLOCK`` episodes at a time; ends each at its first success.
 
     Args:
         controller: the policy.
         env: at least ``min(BLOCK, len(seeds))`` worlds of one task.
         seeds: one episode each.
-        progress: called with the number of finished episodes after each block.
     """
     episodes: list[Episode] = []
     for start in range(0, len(seeds), BLOCK):
         episodes += _block(controller, env, list(seeds[start : start + BLOCK]))
-        if progress is not None:
-            progress(len(episodes))
     return episodes
 
 
