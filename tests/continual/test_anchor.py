@@ -15,7 +15,12 @@ from trcl_policy.continual.anchor import FisherAnchor, Learned, NoAnchor
 from trcl_policy.continual.fisher import Diagonal, Isotropic, LowRank
 from trcl_policy.continual.streams import Streams
 
-KINDS = {"isotropic": "isotropic", "diagonal": "diagonal", "lowrank": "rank1"}
+KINDS = {
+    "isotropic": "isotropic",
+    "diagonal": "diagonal",
+    "lowrank": "rank1",
+    "diagonal_lowrank": "diagonal_lowrank",
+}
 EXACT = {"rtol": 1e-8, "atol": 1e-10}
 
 
@@ -115,7 +120,7 @@ def test_diagonal_projection_goes_straight_to_the_merged_centre():
     anchor, _ = merged("diagonal")
     theta = normal(6, 5) * 4
     found = anchor.project(theta, 0.3)
-    cosine = torch.cosine_similarity(found - theta, anchor.center - theta, dim=0)
+    cosine = torch.cosine_similarity(found - theta, anchor.quadratic.centered.center - theta, dim=0)
     assert float(cosine) == pytest.approx(1, abs=1e-12)
 
 
@@ -152,11 +157,12 @@ def test_state_round_trips_bit_for_bit(kind):
     back = FisherAnchor(KINDS[kind], weight=2.0).restore(from_bytes(to_bytes(anchor.state())))
     theta = normal(6, 5)
     assert back.num_tasks == 3
+    assert back.mean_curvature == anchor.mean_curvature > 0
     assert torch.equal(back.gradient(theta), anchor.gradient(theta))
     assert torch.equal(back.value(theta), anchor.value(theta))
     assert torch.equal(back.proximal(theta, 0.3), anchor.proximal(theta, 0.3))
     empty = anchor.restore({})
-    assert empty.metric is None
+    assert empty.terms == ()
     assert empty.num_tasks == 0
     assert empty.state() == {}
 
@@ -175,9 +181,13 @@ def test_directions_without_fisher_stay_free_and_keep_their_first_centre():
     other = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
     ones = torch.ones(3, dtype=torch.float64)
     anchor = FisherAnchor().merged_with(Diagonal(values), 1.0, ones).merged_with(Diagonal(other), 1.0, 5 * ones)
-    assert anchor.center.tolist() == [1.0, 5.0, 1.0]
+    assert anchor.quadratic.centered.center.tolist() == [1.0, 5.0, 1.0]
     assert anchor.gradient(0 * ones).tolist() == [-1.0, -2.5, 0.0]
-    empty = FisherAnchor("isotropic").merged_with(Isotropic(0.0), 1.0, ones).merged_with(Isotropic(0.0), 1.0, 2 * ones)
+    empty = (
+        FisherAnchor("isotropic")
+        .merged_with(Isotropic(0.0, 3), 1.0, ones)
+        .merged_with(Isotropic(0.0, 3), 1.0, 2 * ones)
+    )
     assert empty.gradient(0 * ones).tolist() == [0.0, 0.0, 0.0]
 
 
@@ -215,9 +225,9 @@ def test_after_task_measures_at_the_learned_weights_from_its_own_streams():
     index = torch.randint(40, (30,), generator=streams["fisher/samples"])
     corrupted = Toy().corrupt(told.task.samples.gather(index), streams["fisher/noise"])
     rows = slow.per_sample_gradients(Toy(), told.layout, told.theta, corrupted)
-    torch.testing.assert_close(anchor.metric.values, rows.square().mean(0), **EXACT)
-    assert torch.equal(anchor.center, told.theta)
-    assert anchor.center.data_ptr() != told.theta.data_ptr()
+    torch.testing.assert_close(anchor.quadratic.centered.metric.values, rows.square().mean(0), **EXACT)
+    assert torch.equal(anchor.quadratic.centered.center, told.theta)
+    assert anchor.quadratic.centered.center.data_ptr() != told.theta.data_ptr()
     assert set(told.streams.state()) == {"fisher/samples", "fisher/noise", "fisher/directions"}
 
 
@@ -256,5 +266,7 @@ def test_zero_weight_has_no_gradient():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="metric must be one of diagonal, rank1, lowrank, isotropic, got 'kfac'"):
+    with pytest.raises(
+        ValueError, match="metric must be one of diagonal, rank1, lowrank, diagonal_lowrank, isotropic, mas, got 'kfac'"
+    ):
         FisherAnchor("kfac")

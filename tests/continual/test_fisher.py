@@ -11,7 +11,15 @@ from tests.continual.toy import Quadratic, Toy, corrupted_batch, vector
 from tests.reference import slow
 from trcl_policy.continual import gradients as gradients_module
 from trcl_policy.continual.curvature import hessian_trace
-from trcl_policy.continual.fisher import ESTIMATORS, Diagonal, Isotropic, LowRank, estimate, per_sample_gradients
+from trcl_policy.continual.fisher import (
+    ESTIMATORS,
+    Diagonal,
+    DiagonalLowRank,
+    Isotropic,
+    LowRank,
+    estimate,
+    per_sample_gradients,
+)
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.params import Layout
 
@@ -80,6 +88,58 @@ def test_isotropic_has_the_fishers_trace():
     assert found.trace == pytest.approx(found.metric.value * rows.shape[1])
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_diagonal_with_low_rank_has_the_fishers_diagonal_and_its_largest_eigenpairs(rank):
+    layout, theta = vector()
+    found, rows = (
+        estimate("diagonal_lowrank", Sampled(Toy(), layout, theta, corrupted_batch()), rng(), rank),
+        gradients(),
+    )
+    fisher = rows.T @ rows / len(rows)
+    matrix, low = slow.dense(found.metric, layout.size), slow.dense(found.metric.low, layout.size)
+    torch.testing.assert_close(matrix.diagonal(), fisher.diagonal(), **EXACT)
+    values, vectors = torch.linalg.eigh(fisher)
+    top = (vectors[:, -rank:] * values[-rank:]) @ vectors[:, -rank:].T
+    torch.testing.assert_close(low, top, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(matrix - low, torch.diag(torch.diag(fisher - top)), rtol=1e-8, atol=1e-12)
+    assert found.trace == pytest.approx(float(fisher.trace()), rel=1e-12)
+
+
+def test_what_low_rank_leaves_of_a_diagonal_is_never_negative():
+    layout, theta = vector(torch.float32)
+    corrupted = {k: v.float() if v.is_floating_point() else v for k, v in corrupted_batch(3).items()}
+    found = estimate("diagonal_lowrank", Sampled(Toy(), layout, theta, corrupted), rng(), 3).metric
+    assert float(found.values.min()) == 0
+    assert float(found.values.sum()) < 1e-5 * found.trace()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 7])
+def test_mas_is_the_mean_absolute_gradient_of_the_predictions_square(chunk_size):
+    """From a loop of backward passes; the sign of a single sample's gradient must not cancel another's."""
+    layout, theta = vector()
+    corrupted, rows = corrupted_batch(), []
+    for row in range(40):
+        params = {name: leaf.clone().requires_grad_() for name, leaf in layout.unflatten(theta).items()}
+        length = Toy().predict(params, {key: leaf[row : row + 1] for key, leaf in corrupted.items()}).square().sum()
+        rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(length, list(params.values()))]))
+    wanted = torch.stack(rows).abs().mean(0)
+    found = measured("mas", chunk_size=chunk_size)
+    torch.testing.assert_close(found.metric.values, wanted, **EXACT)
+    assert found.trace == pytest.approx(float(wanted.sum()), rel=1e-12)
+    assert float(torch.stack(rows).mean(0).abs().sum()) < 0.9 * found.trace
+    trace = hessian_trace(Toy(), layout, theta, corrupted, rng())
+    assert found.curvature_ratio * found.trace == pytest.approx(trace, rel=1e-12)
+
+
+def test_mas_knows_no_targets():
+    layout, theta = vector()
+    corrupted = corrupted_batch()
+    other = {**corrupted, "target": corrupted["target"] + 5}
+    one, moved = (estimate("mas", Sampled(Toy(), layout, theta, each), rng()) for each in (corrupted, other))
+    assert torch.equal(one.metric.values, moved.metric.values)
+    assert one.curvature_ratio != moved.curvature_ratio
+
+
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_chunk_size_changes_rounding_only(kind):
     one, other = measured(kind, chunk_size=1), measured(kind, chunk_size=64)
@@ -89,7 +149,7 @@ def test_chunk_size_changes_rounding_only(kind):
     assert one.curvature_ratio == pytest.approx(other.curvature_ratio, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ESTIMATORS)
+@pytest.mark.parametrize("kind", [kind for kind in ESTIMATORS if kind != "mas"])
 def test_curvature_units_grow_with_the_loss_while_fishers_grow_with_its_square(kind):
     one, other = measured(kind), measured(kind, Toy(scale=100.0))
     size = gradients().shape[1]
@@ -153,14 +213,17 @@ def test_a_loss_that_gradients_do_not_reach_has_an_empty_fisher():
     model, corrupted = Quadratic(torch.zeros(2)), {"target": torch.ones(3, 2)}
     for kind in ESTIMATORS:
         found = estimate(kind, Sampled(model, layout, torch.ones(2), corrupted), rng())
-        assert found.trace == 0
         assert found.curvature_ratio == 0
-        assert not slow.dense(found.metric, 2).any()
+        if kind != "mas":  # which asks the predictions, not the losses
+            assert found.trace == 0
+            assert not slow.dense(found.metric, 2).any()
 
 
 def test_unusable_estimates_are_refused():
     layout, theta = vector()
-    with pytest.raises(ValueError, match="metric must be one of diagonal, rank1, lowrank, isotropic, got 'full'"):
+    with pytest.raises(
+        ValueError, match="metric must be one of diagonal, rank1, lowrank, diagonal_lowrank, isotropic, mas, got 'full'"
+    ):
         estimate("full", Sampled(Toy(), layout, theta, corrupted_batch()), rng())
     with pytest.raises(ValueError, match="losses must be finite near the weights"):
         estimate("diagonal", Sampled(Toy(scale=math.nan), layout, theta, corrupted_batch()), rng())
@@ -169,7 +232,7 @@ def test_unusable_estimates_are_refused():
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**6), st.floats(0, 50))
 
 
-@pytest.mark.parametrize("kind", ["isotropic", "diagonal", "lowrank"])
+@pytest.mark.parametrize("kind", ["isotropic", "diagonal", "lowrank", "diagonal_lowrank"])
 @given(drawn=sizes)
 def test_metrics_equal_their_dense_matrices(kind, drawn):
     size, rank, seed, scale = drawn
@@ -180,6 +243,7 @@ def test_metrics_equal_their_dense_matrices(kind, drawn):
     solved = torch.linalg.solve(torch.eye(size, dtype=torch.float64) + scale * matrix, v)
     torch.testing.assert_close(metric.solve(v, scale), solved, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(slow.dense(metric.scaled(2.5), size), 2.5 * matrix, **EXACT)
+    assert metric.trace() == pytest.approx(float(matrix.trace()), rel=1e-12)
 
 
 def test_low_rank_keeps_small_moves_of_large_weights():
@@ -195,7 +259,8 @@ def test_low_rank_keeps_small_moves_of_large_weights():
 
 def test_metrics_answer_in_the_weights_own_precision():
     v = torch.randn(4)
-    for metric in (Isotropic(2.0), Diagonal(torch.ones(4)), LowRank(torch.eye(4)[:2], torch.ones(2))):
+    low = LowRank(torch.eye(4)[:2], torch.ones(2))
+    for metric in (Isotropic(2.0, 4), Diagonal(torch.ones(4)), low, DiagonalLowRank(torch.ones(4), low)):
         assert metric.multiply(v).dtype == torch.float32
         assert metric.solve(v, 0.5).dtype == torch.float32
         assert metric.quadratic(v).dtype == torch.float64

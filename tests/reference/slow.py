@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.fisher import Diagonal, Isotropic, LowRank, Metric
+from trcl_policy.continual.fisher import Diagonal, DiagonalLowRank, Isotropic, LowRank, Metric
 from trcl_policy.continual.model import Model
 from trcl_policy.continual.params import Batch, Layout
 
@@ -31,6 +31,8 @@ def dense(metric: Metric, size: int) -> Tensor:
         return metric.value * torch.eye(size, dtype=torch.float64)
     if isinstance(metric, Diagonal):
         return torch.diag(metric.values.double())
+    if isinstance(metric, DiagonalLowRank):
+        return torch.diag(metric.values.double()) + dense(metric.low, size)
     total = torch.zeros(size, size, dtype=torch.float64)
     for vector, value in zip(metric.basis.double(), metric.values.double(), strict=True):
         total += value * torch.outer(vector, vector)
@@ -40,12 +42,15 @@ def dense(metric: Metric, size: int) -> Tensor:
 def random_metric(kind: str, size: int, rank: int, rng: torch.Generator) -> Metric:
     """A metric with every term at work; low rank has bases that are not orthogonal."""
     if kind == "isotropic":
-        return Isotropic(float(torch.rand(1, generator=rng)) + 0.1)
+        return Isotropic(float(torch.rand(1, generator=rng)) + 0.1, size)
     if kind == "diagonal":
         return Diagonal(torch.rand(size, generator=rng, dtype=torch.float64) + 0.1)
     basis = torch.randn(rank, size, generator=rng, dtype=torch.float64) + 0.5
     values = torch.rand(rank, generator=rng, dtype=torch.float64) + 0.1
-    return LowRank(basis / basis.norm(dim=1, keepdim=True), values)
+    low = LowRank(basis / basis.norm(dim=1, keepdim=True), values)
+    if kind == "lowrank":
+        return low
+    return DiagonalLowRank(torch.rand(size, generator=rng, dtype=torch.float64) + 0.1, low)
 
 
 class Quadratics:

@@ -2,15 +2,15 @@
 
     Q(theta) = coefficient * sum_k (theta - theta_k*)' F_k (theta - theta_k*)         (paper, section 1)
 
-Terms are merged where the algebra allows: a sum of diagonal terms is one diagonal term around the precision-weighted
-mean of the centres (plus a constant); a sum of low-rank terms is one low-rank term that stores only the projections
-``u_k' theta_k*``, not the centres. So memory is two vectors for diagonals and, for each task, ``rank`` vectors for low
-rank (one for rank-1).
+quadratic.py merges terms without loss, so memory is two vectors for diagonals, however many tasks, and ``rank`` vectors
+a task for low rank (one for rank-1); ``keep`` may bound the latter, or hold every task apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 from typing import Protocol
 
 import torch
@@ -18,11 +18,15 @@ from torch import Tensor
 
 from trcl_policy.continual.fisher import ESTIMATORS, estimate
 from trcl_policy.continual.gradients import Sampled
-from trcl_policy.continual.metric import Diagonal, Isotropic, LowRank, Metric
-from trcl_policy.continual.model import Model
+from trcl_policy.continual.metric import Metric
+from trcl_policy.continual.model import Model, mean_loss
 from trcl_policy.continual.params import Layout
+from trcl_policy.continual.quadratic import Quadratic
+from trcl_policy.continual.sampling import fisher_samples
 from trcl_policy.continual.streams import Streams
-from trcl_policy.continual.tasks import Task, draw
+from trcl_policy.continual.tasks import Task
+
+KEEPS = ("merged", "separate", "compressed", "online")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,21 @@ class Anchor(Protocol):
         """``theta`` where Q(theta) <= radius^2, else a point of that ball's surface, (P,)."""
         ...
 
+    @property
+    def watches(self) -> bool:
+        """Whether ``after_step`` has to be called."""
+        ...
+
+    def after_step(self, gradient: Tensor, before: Tensor, after: Tensor) -> Anchor:
+        """The anchor that also knows of one update of the weights.
+
+        Args:
+            gradient: of the new task's loss at ``before``, (P,).
+            before: weights before the optimiser's step (P,).
+            after: weights after it (P,).
+        """
+        ...
+
     def after_task(self, learned: Learned) -> Anchor:
         """The anchor that also holds the task just learned."""
         ...
@@ -102,6 +121,15 @@ class NoAnchor:
         """``theta`` itself."""
         return theta
 
+    @property
+    def watches(self) -> bool:
+        """False."""
+        return False
+
+    def after_step(self, gradient: Tensor, before: Tensor, after: Tensor) -> NoAnchor:
+        """Itself."""
+        return self
+
     def after_task(self, learned: Learned) -> NoAnchor:
         """Itself."""
         return self
@@ -126,11 +154,16 @@ class FisherAnchor:
             loss, whatever the network, the loss's scale or the number of tasks.
         raw_lambda: the published strength instead: terms are plain Fishers and are summed. None uses ``weight``.
         num_samples: samples the Fisher is averaged over.
-        rank: eigenpairs that ``lowrank`` keeps of each task; memory is rank P numbers a task.
-        metric: merged metric of all old tasks; None before the first is learned.
-        center: where Q is smallest: the merged centre (P,) for diagonals, ``u_k' theta_k*``
-            (K,) in float64 for low rank.
+        rank: eigenpairs that low-rank kinds keep of each task; memory is rank P numbers a task.
+        keep: ``merged`` (one exact sum), ``separate`` (the same sum, with every task's quadratic kept as well),
+            ``compressed`` (never more than ``rank`` eigenpairs in all) or ``online`` (F <- decay F + F_new around the
+            latest weights, of at most ``rank`` eigenpairs, and not averaged over tasks: Schwarz et al. 2018).
+        decay: what ``online`` leaves of the past at each task, in [0, 1].
+        noise_range: only samples whose noise level is in (low, high] count. (0, 1) takes all and asks the model for
+            no level; for others it has to be a ``GradedModel``.
+        terms: the quadratics held; none before the first task is learned.
         num_tasks: number of old tasks held.
+        total_loss: sum over old tasks of the mean loss of their Fisher samples at their theta_k*.
     """
 
     kind: str = "diagonal"
@@ -138,131 +171,128 @@ class FisherAnchor:
     raw_lambda: float | None = None
     num_samples: int = 1024
     rank: int = 16
-    metric: Metric | None = None
-    center: Tensor | None = None
+    keep: str = "merged"
+    decay: float = 0.9
+    noise_range: tuple[float, float] = (0.0, 1.0)
+    terms: tuple[Quadratic, ...] = ()
     num_tasks: int = 0
+    total_loss: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the options once."""
-        if self.kind not in ESTIMATORS:
-            raise ValueError(f"metric must be one of {', '.join(ESTIMATORS)}, got {self.kind!r}")
+        for name, accepted, got in (("metric", ESTIMATORS, self.kind), ("keep", KEEPS, self.keep)):
+            if got not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {got!r}")
         if self.weight < 0 or (self.raw_lambda is not None and self.raw_lambda < 0):
             raise ValueError(f"weight and lambda must be >= 0, got {self.weight} and {self.raw_lambda}")
-        if self.num_samples < 1:
-            raise ValueError(f"fisher_samples must be >= 1, got {self.num_samples}")
-        if self.rank < 1:
-            raise ValueError(f"rank must be >= 1, got {self.rank}")
+        for name, count in (("fisher_samples", self.num_samples), ("rank", self.rank)):
+            if count < 1:
+                raise ValueError(f"{name} must be >= 1, got {count}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must be in [0, 1], got {self.decay}")
+        if not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
+            raise ValueError(f"noise_range must be (low, high) with 0 <= low < high <= 1, got {self.noise_range}")
 
     @property
     def coefficient(self) -> float:
-        """What multiplies the merged metric."""
-        return self.raw_lambda if self.raw_lambda is not None else self.weight / max(self.num_tasks, 1)
+        """What multiplies the sum of terms."""
+        return self.raw_lambda if self.raw_lambda is not None else self.weight / self._share
+
+    @property
+    def _share(self) -> int:
+        """Number of tasks that the sum is averaged over."""
+        return 1 if self.keep == "online" else max(self.num_tasks, 1)
+
+    @cached_property
+    def quadratic(self) -> Quadratic:
+        """The sum of all terms, without coefficient."""
+        return reduce(Quadratic.joined, self.terms, Quadratic())
+
+    @cached_property
+    def mean_curvature(self) -> float:
+        """Trace of the metric over P, averaged over tasks, without ``weight``; 0 before the first task.
+
+        In units of the loss's curvature; with ``raw_lambda`` of the plain Fisher.
+        """
+        return self.quadratic.trace() / self._share / self.quadratic.num_weights if self.terms else 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        """Average over old tasks of their mean loss at their own theta_k*; 0 before the first."""
+        return self.total_loss / max(self.num_tasks, 1)
+
+    def squares(self, theta: Tensor) -> list[float]:
+        """(theta - theta_k*)' F_k (theta - theta_k*) of every term held, one a task where ``separate``.
+
+        Without coefficient; unless ``raw_lambda`` is set, half of it is the expected rise of that task's own loss.
+        """
+        return [float(term.square(theta)) for term in self.terms]
 
     def value(self, theta: Tensor) -> Tensor:
         """Q(theta) / 2, a float64 scalar, up to the constant that merging leaves."""
-        return 0.5 * self._square(theta)
+        return 0.5 * self.coefficient * self.quadratic.square(theta)
 
     def gradient(self, theta: Tensor) -> Tensor | None:
         """Gradient of Q / 2, (P,); None while it is zero everywhere."""
-        if self.metric is None or self.coefficient == 0:
-            return None
-        if isinstance(self.metric, LowRank):
-            pull = self.coefficient * self.metric.values * self._offset(theta)
-            return self.metric.combine(pull)
-        return self.coefficient * self.metric.multiply(self._offset(theta))
+        return None if not self.terms or self.coefficient == 0 else self.quadratic.gradient(theta, self.coefficient)
 
     def proximal(self, theta: Tensor, step: float) -> Tensor:
-        """theta* + (I + step F)^-1 (theta - theta*) in closed form, (P,); stable for every weight."""
-        if self.metric is None or step * self.coefficient == 0:
-            return theta
+        """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2 in closed form, (P,); stable for every weight."""
         scale = step * self.coefficient
-        if isinstance(self.metric, LowRank):
-            return theta - self.metric.combine(self.metric.coefficients(self._offset(theta), scale))
-        return self._center + self.metric.solve(self._offset(theta), scale)
+        return theta if not self.terms or scale == 0 else self.quadratic.proximal(theta, scale)
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
-        """``theta`` if Q(theta) <= radius^2, else a point where Q = radius^2, (P,).
-
-        Diagonals and multiples of the identity go straight towards their merged centre; low rank, which stores no
-        centre, goes to the nearest such point. Q counts from the merged minimum for the former.
-        """
-        square = float(self._square(theta))
-        if self.metric is None or square <= radius**2:
+        """``theta`` if Q(theta) <= radius^2, else a point where Q = radius^2, (P,); see ``Quadratic.project``."""
+        if not self.terms or self.coefficient == 0:
             return theta
-        if isinstance(self.metric, LowRank):
-            return theta - self.metric.combine(self.metric.nearest(self._offset(theta), radius**2 / self.coefficient))
-        return self._center + radius / square**0.5 * self._offset(theta)
+        return self.quadratic.project(theta, radius**2 / self.coefficient)
 
     @property
-    def _center(self) -> Tensor:
-        assert self.center is not None
-        return self.center
+    def watches(self) -> bool:
+        """False."""
+        return False
 
-    def _offset(self, theta: Tensor) -> Tensor:
-        """theta - theta*: (P,) for diagonals, in float64 coordinates (K,) for low rank."""
-        return (self.metric.coordinates(theta) if isinstance(self.metric, LowRank) else theta) - self._center
-
-    def _square(self, theta: Tensor) -> Tensor:
-        """Q(theta), a float64 scalar."""
-        if self.metric is None:
-            return theta.new_zeros((), dtype=torch.float64)
-        if isinstance(self.metric, LowRank):
-            return self.coefficient * (self.metric.values.double() * self._offset(theta).square()).sum()
-        return self.coefficient * self.metric.quadratic(self._offset(theta))
+    def after_step(self, gradient: Tensor, before: Tensor, after: Tensor) -> FisherAnchor:
+        """Itself."""
+        return self
 
     def after_task(self, learned: Learned) -> FisherAnchor:
-        """Estimate the Fisher of the task just learned at its final weights, and merge its term."""
-        streams = learned.streams
-        batch = draw(learned.task.samples, self.num_samples, streams["fisher/samples"])
-        corrupted = learned.model.corrupt(batch, streams["fisher/noise"])
-        sampled = Sampled(learned.model, learned.layout, learned.theta, corrupted)
+        """Estimate the Fisher of the task just learned at its final weights, and add its term."""
+        model, layout, theta, streams = learned.model, learned.layout, learned.theta, learned.streams
+        corrupted = fisher_samples(model, learned.task.samples, self.num_samples, streams, self.noise_range)
+        sampled = Sampled(model, layout, theta, corrupted)
         found = estimate(self.kind, sampled, streams["fisher/directions"], self.rank)
         unit = 1.0 if self.raw_lambda is not None else found.curvature_ratio
-        return self.merged_with(found.metric, unit, learned.theta)
+        return self.merged_with(found.metric, unit, theta, mean_loss(model, layout.unflatten(theta), corrupted))
 
-    def merged_with(self, metric: Metric, unit: float, theta: Tensor) -> FisherAnchor:
-        """The anchor with one more term ``unit * metric`` around ``theta``."""
-        merged, center = _merge(self.metric, self.center, metric.scaled(unit), theta)
-        return replace(self, metric=merged, center=center, num_tasks=self.num_tasks + 1)
+    def merged_with(self, metric: Metric, unit: float, theta: Tensor, loss: float = 0.0) -> FisherAnchor:
+        """The anchor with one more term ``unit * metric`` around ``theta``, of a task with that mean loss there."""
+        if self.keep == "separate":
+            terms: tuple[Quadratic, ...] = (*self.terms, Quadratic.around(metric.scaled(unit), theta))
+        elif self.keep == "online":
+            past = self.quadratic.recentered(theta, self.decay)
+            terms = (past.plus(metric, unit, theta).compressed(self.rank),)
+        else:
+            merged = self.quadratic.plus(metric, unit, theta)
+            terms = (merged.compressed(self.rank) if self.keep == "compressed" else merged,)
+        return replace(self, terms=terms, num_tasks=self.num_tasks + 1, total_loss=self.total_loss + loss)
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of the merged metric and centre."""
-        if self.metric is None:
+        """Tensors of all terms, those after the first under ``number/``; counts and losses."""
+        if not self.terms:
             return {}
-        state = {"center": self._center, "num_tasks": torch.tensor(self.num_tasks)}
-        if isinstance(self.metric, Isotropic):
-            return {**state, "value": torch.tensor(self.metric.value, dtype=torch.float64)}
-        if isinstance(self.metric, LowRank):
-            return {**state, "basis": self.metric.basis, "values": self.metric.values}
-        return {**state, "values": self.metric.values}
+        first, *others = (term.state() for term in self.terms)
+        rest = {f"{n}/{key}": leaf for n, term in enumerate(others, 1) for key, leaf in term.items()}
+        counts, losses = torch.tensor(self.num_tasks), torch.tensor(self.total_loss, dtype=torch.float64)
+        return {**first, **rest, "num_tasks": counts, "total_loss": losses}
 
-    def restore(self, state: dict[str, Tensor]) -> FisherAnchor:
+    def restore(self, state: Mapping[str, Tensor]) -> FisherAnchor:
         """The anchor whose ``state`` was saved, with this one's options."""
         if not state:
-            return replace(self, metric=None, center=None, num_tasks=0)
-        metric: Metric
-        if "value" in state:
-            metric = Isotropic(float(state["value"]))
-        elif "basis" in state:
-            metric = LowRank(state["basis"], state["values"])
-        else:
-            metric = Diagonal(state["values"])
-        return replace(self, metric=metric, center=state["center"], num_tasks=int(state["num_tasks"]))
-
-
-def _merge(old: Metric | None, center: Tensor | None, new: Metric, theta: Tensor) -> tuple[Metric, Tensor]:
-    """Metric and centre of the sum of two quadratics, the second one ``new`` around ``theta``."""
-    at = new.coordinates(theta) if isinstance(new, LowRank) else theta.clone()
-    if old is None or center is None:
-        return new, at
-    if isinstance(new, LowRank) and isinstance(old, LowRank):
-        stacked = LowRank(torch.cat([old.basis, new.basis]), torch.cat([old.values, new.values]))
-        return stacked, torch.cat([center, at])
-    if isinstance(new, Isotropic) and isinstance(old, Isotropic):
-        value = old.value + new.value
-        return Isotropic(value), center + (new.value / value if value > 0 else 0.0) * (at - center)
-    assert isinstance(new, Diagonal)
-    assert isinstance(old, Diagonal)
-    total = old.values + new.values
-    share = torch.where(total > 0, new.values / total, 0.0)
-    return Diagonal(total), center + share * (at - center)
+            return replace(self, terms=(), num_tasks=0, total_loss=0.0)
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, leaf in state.items():
+            number, _, name = key.rpartition("/")
+            found.setdefault(number, {})[name] = leaf
+        terms = tuple(Quadratic.restore(found[number]) for number in sorted(found, key=lambda n: int(n or 0)))
+        return replace(self, terms=terms, num_tasks=int(state["num_tasks"]), total_loss=float(state["total_loss"]))

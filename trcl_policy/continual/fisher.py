@@ -5,7 +5,8 @@ Notation (paper, section 2):
     d      E[g * g], the diagonal: a mean of squares, never the square of a batch mean
     mu, u  E[g] and its direction;  rho = E[(u'g)^2], the rank-1 weight
     G      the n gradients as rows, (n, P);  F = G'G / n has the eigenvalues of G G' / n
-    c      curvature per Fisher: trace of the loss's Hessian over E|g|^2, measured by finite differences
+    a      E|gradient of |prediction|^2|, the importance of memory-aware synapses (Aljundi et al. 2018, eq. 2 and 5)
+    c      curvature per Fisher: trace of the loss's Hessian over E|g|^2 (or over the sum of a), by finite differences
 
 A Fisher scales with the square of the loss's scale, a loss's curvature with the scale itself. ``c F`` therefore has
 the unit of a curvature: 1/2 d' (c F) d estimates by how much the task's own loss rises when the weights move by d.
@@ -23,11 +24,13 @@ from torch import Tensor
 from trcl_policy.continual import gradients
 from trcl_policy.continual.curvature import hessian_trace
 from trcl_policy.continual.gradients import Sampled, per_sample_gradients
-from trcl_policy.continual.metric import Diagonal, FisherMetric, Isotropic, LowRank, Metric
+from trcl_policy.continual.metric import Diagonal, DiagonalLowRank, FisherMetric, Isotropic, LowRank, Metric
+from trcl_policy.continual.params import Batch, Params
 
 __all__ = [
     "ESTIMATORS",
     "Diagonal",
+    "DiagonalLowRank",
     "Estimate",
     "FisherMetric",
     "Isotropic",
@@ -49,7 +52,7 @@ class Estimate:
 
     Attributes:
         metric: the Fisher, not yet in curvature units.
-        trace: E|g|^2, the trace of the full Fisher.
+        trace: E|g|^2, the trace of the full Fisher; for ``mas`` the sum of a.
         curvature_ratio: c of the notation above; ``c * F`` is in units of the loss's own curvature.
         num_samples: samples that were averaged.
     """
@@ -65,7 +68,8 @@ def estimate(kind: str, sampled: Sampled, rng: torch.Generator, rank: int = 16) 
 
     Args:
         kind: ``diagonal``, ``rank1`` (along the mean gradient, as published), ``lowrank`` (its ``rank`` largest
-            eigenpairs) or ``isotropic`` (the identity, in curvature units the loss's mean curvature).
+            eigenpairs), ``diagonal_lowrank`` (those and the diagonal of what they leave), ``isotropic`` (the identity,
+            in curvature units the loss's mean curvature) or ``mas`` (the diagonal a, which knows no targets).
         sampled: model, weights and samples with their noise already drawn.
         rng: draws the directions of the curvature measurement and of the sketch.
         rank: number of eigenpairs; fewer where the samples have fewer.
@@ -111,13 +115,30 @@ def _rank1(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, f
 
 def _isotropic(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
     trace = float(sampled.mean_squares().double().sum())
-    return Isotropic(trace / sampled.theta.numel()), trace
+    return Isotropic(trace / sampled.theta.numel(), sampled.theta.numel()), trace
 
 
-def _lowrank(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+def _lowrank(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[LowRank, float]:
     if sampled.num_samples * sampled.layout.size <= gradients.MOST_NUMBERS:
         return top_of_gram(sampled, rank)
     return top_of_sketch(sampled, rank, rng)
+
+
+def _diagonal_lowrank(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    low, trace = _lowrank(sampled, rank, rng)
+    left = sampled.mean_squares() - low.diagonal()
+    return DiagonalLowRank(left.clamp_min(0), low), trace
+
+
+def _mas(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    def lengths(params: Params, corrupted: Batch) -> Tensor:
+        return sampled.model.predict(params, corrupted).square().flatten(1).sum(1)
+
+    total = torch.zeros_like(sampled.theta)
+    for rows in sampled.gradients_of(lengths):
+        total += rows.abs().sum(0)
+    values = total / sampled.num_samples
+    return Diagonal(values), float(values.double().sum())
 
 
 def top_of_gram(sampled: Sampled, rank: int) -> tuple[LowRank, float]:
@@ -189,5 +210,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "diagonal": _diagonal,
     "rank1": _rank1,
     "lowrank": _lowrank,
+    "diagonal_lowrank": _diagonal_lowrank,
     "isotropic": _isotropic,
+    "mas": _mas,
 }

@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 
 from trcl_policy.continual.model import Model, chunks
 from trcl_policy.continual.params import Batch, Layout, num_rows, rows
-from trcl_policy.continual.squares import sums_of_squares, usable_calls
+from trcl_policy.continual.squares import Losses, sums_of_squares, usable_calls
 
 MOST_NUMBERS = 2**28
 """Numbers that a block of per-sample gradients may hold (1 GiB in float32)."""
@@ -52,6 +52,12 @@ class Sampled:
         """Per-sample gradients; see ``per_sample_gradients``."""
         return per_sample_gradients(self.model, self.layout, self.theta, self.corrupted, self.chunk_size)
 
+    def gradients_of(self, losses: Losses) -> Iterator[Tensor]:
+        """Gradients of any other number per sample, ``losses(params, corrupted)`` (B,), as rows (b, P)."""
+        return _rows_of(
+            losses, self.layout.unflatten(self.theta.detach()), self.layout, self.corrupted, self.chunk_size
+        )
+
     def all_gradients(self) -> Tensor:
         """Per-sample gradients in one matrix (n, P)."""
         found, start = self.theta.new_empty(self.num_samples, self.layout.size), 0
@@ -79,7 +85,7 @@ class Sampled:
         result = {name: torch.zeros_like(leaf) for name, leaf in params.items()}
         if names:
             wanted = Layout.of({name: params[name] for name in names})
-            for block in _rows_of(self.model, params, wanted, corrupted, self.chunk_size):
+            for block in _rows_of(self.model.losses, params, wanted, corrupted, self.chunk_size):
                 for name, squares in wanted.unflatten(block.square().sum(0)).items():
                     result[name] += squares
         return result
@@ -92,17 +98,17 @@ def per_sample_gradients(
 
     Without ``chunk_size`` it is what MOST_NUMBERS and MOST_ROWS allow, so a large network goes a few samples at a time.
     """
-    return _rows_of(model, layout.unflatten(theta.detach()), layout, corrupted, chunk_size)
+    return _rows_of(model.losses, layout.unflatten(theta.detach()), layout, corrupted, chunk_size)
 
 
 def _rows_of(
-    model: Model, params: dict[str, Tensor], wanted: Layout, corrupted: Batch, chunk_size: int | None
+    losses: Losses, params: dict[str, Tensor], wanted: Layout, corrupted: Batch, chunk_size: int | None
 ) -> Iterator[Tensor]:
     """Gradients with respect to the parameters that ``wanted`` names, rows (b, size of wanted)."""
     chunk_size = chunk_size or max(1, min(MOST_ROWS, MOST_NUMBERS // wanted.size))
 
     def loss_of_one(moved: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
-        return model.losses({**params, **moved}, {key: leaf[None] for key, leaf in row.items()}).squeeze(0)
+        return losses({**params, **moved}, {key: leaf[None] for key, leaf in row.items()}).squeeze(0)
 
     each = vmap(grad(loss_of_one), in_dims=(None, 0))
     for piece in chunks(corrupted, chunk_size):

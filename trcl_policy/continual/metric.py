@@ -9,6 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+COLUMNS = 2**16
+"""Columns of a basis that are widened to float64 at a time."""
+
 
 class FisherMetric(Protocol):
     """A positive semi-definite matrix F (P, P) that is never formed."""
@@ -25,16 +28,21 @@ class FisherMetric(Protocol):
         """(I + scale F)^-1 v, (P,)."""
         ...
 
+    def trace(self) -> float:
+        """Sum of the diagonal of F."""
+        ...
+
 
 @dataclass(frozen=True)
 class Isotropic:
-    """F = value * I."""
+    """F = value * I for ``size`` weights."""
 
     value: float
+    size: int
 
     def scaled(self, factor: float) -> Isotropic:
         """factor * F."""
-        return Isotropic(self.value * factor)
+        return Isotropic(self.value * factor, self.size)
 
     def multiply(self, vector: Tensor) -> Tensor:
         """F v, (P,)."""
@@ -47,6 +55,10 @@ class Isotropic:
     def solve(self, vector: Tensor, scale: float) -> Tensor:
         """(I + scale F)^-1 v, (P,)."""
         return vector / (1.0 + scale * self.value)
+
+    def trace(self) -> float:
+        """Sum of the diagonal of F."""
+        return self.value * self.size
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,10 @@ class Diagonal:
         """(I + scale F)^-1 v, (P,)."""
         return vector / (1.0 + scale * self.values)
 
+    def trace(self) -> float:
+        """Sum of the diagonal of F."""
+        return float(self.values.double().sum())
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -85,12 +101,22 @@ class LowRank:
     @cached_property
     def gram(self) -> Tensor:
         """B B', float64 (K, K)."""
-        return torch.stack([self.coordinates(row) for row in self.basis])
+        return self.gram_over(None)
+
+    def gram_over(self, divisor: Tensor | None) -> Tensor:
+        """B diag(1 / divisor) B', float64 (K, K), for a divisor (P,); None stands for ones."""
+        total = torch.zeros(len(self.basis), len(self.basis), dtype=torch.float64, device=self.basis.device)
+        for start in range(0, self.basis.shape[1], COLUMNS):
+            wide = self.basis[:, start : start + COLUMNS].double()
+            total += (wide if divisor is None else wide / divisor[start : start + COLUMNS]) @ wide.T
+        return total
 
     def coordinates(self, vector: Tensor) -> Tensor:
-        """B v, float64 (K,), a row at a time: small differences of large weights survive, B is not copied."""
-        wide = vector.double()
-        return torch.stack([torch.dot(row.double(), wide) for row in self.basis])
+        """B v, float64 (K,), some columns at a time: small differences of large weights survive, B is not copied."""
+        total = torch.zeros(len(self.basis), dtype=torch.float64, device=self.basis.device)
+        for start in range(0, self.basis.shape[1], COLUMNS):
+            total += self.basis[:, start : start + COLUMNS].double() @ vector[start : start + COLUMNS].double()
+        return total
 
     def combine(self, weights: Tensor) -> Tensor:
         """B' w, (P,)."""
@@ -112,11 +138,26 @@ class LowRank:
         """(I + scale F)^-1 v by Woodbury: v - B' (I/(scale values) + B B')^-1 B v, (P,)."""
         return vector - self.combine(self.coefficients(self.coordinates(vector), scale))
 
-    def coefficients(self, projected: Tensor, scale: float) -> Tensor:
-        """The inner solve of Woodbury: (I + S G)^-1 S p with S = scale diag(values), G = B B'; float64 (K,)."""
+    def coefficients(self, projected: Tensor, scale: float, divisor: Tensor | None = None) -> Tensor:
+        """The inner solve of Woodbury: (I + S G)^-1 S p with S = scale diag(values), G = B B'; float64 (K,).
+
+        With a ``divisor`` (P,), the diagonal of a matrix A, G is B A^-1 B'.
+        """
         weights = scale * self.values.double()
-        system = torch.eye(len(weights), dtype=torch.float64, device=weights.device) + weights[:, None] * self.gram
+        gram = self.gram if divisor is None else self.gram_over(divisor)
+        system = torch.eye(len(weights), dtype=torch.float64, device=weights.device) + weights[:, None] * gram
         return torch.linalg.solve(system, weights * projected)
+
+    def trace(self) -> float:
+        """Sum of the diagonal of F: the rows of B have length 1."""
+        return float(self.values.double().sum())
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of F, (P,)."""
+        total = torch.zeros_like(self.basis[0])
+        for row, value in zip(self.basis, self.values, strict=True):
+            total.addcmul_(row, value * row)
+        return total
 
     def nearest(self, offset: Tensor, square: float) -> Tensor:
         """Float64 w (K,) for which v - B' w is the point nearest to v with sum_k values_k offset_k^2 <= square.
@@ -142,4 +183,35 @@ class LowRank:
         return root * (vectors @ (high / (1 + high * found) * residual))
 
 
-Metric = Isotropic | Diagonal | LowRank
+@dataclass(frozen=True)
+class DiagonalLowRank:
+    """F = diag(values) + low, values (P,) >= 0."""
+
+    values: Tensor
+    low: LowRank
+
+    def scaled(self, factor: float) -> DiagonalLowRank:
+        """factor * F."""
+        return DiagonalLowRank(self.values * factor, self.low.scaled(factor))
+
+    def multiply(self, vector: Tensor) -> Tensor:
+        """F v, (P,)."""
+        return self.values * vector + self.low.multiply(vector)
+
+    def quadratic(self, vector: Tensor) -> Tensor:
+        """v' F v, a float64 scalar."""
+        return Diagonal(self.values).quadratic(vector) + self.low.quadratic(vector)
+
+    def solve(self, vector: Tensor, scale: float) -> Tensor:
+        """(A + scale low)^-1 v with A = I + scale diag(values), by Woodbury around A, (P,)."""
+        divisor = 1.0 + scale * self.values
+        start = vector / divisor
+        weights = self.low.coefficients(self.low.coordinates(start), scale, divisor)
+        return start - self.low.combine(weights) / divisor
+
+    def trace(self) -> float:
+        """Sum of the diagonal of F."""
+        return Diagonal(self.values).trace() + self.low.trace()
+
+
+Metric = Isotropic | Diagonal | LowRank | DiagonalLowRank

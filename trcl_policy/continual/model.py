@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,15 @@ class Model(Protocol):
 
     def generate(self, params: Params, condition: Batch, rng: torch.Generator) -> Batch:
         """New samples, one per row of ``condition``, with the keys of training samples."""
+        ...
+
+
+@runtime_checkable
+class GradedModel(Model, Protocol):
+    """A model whose corrupted samples have a noise level; only an anchor for a range of levels asks for it."""
+
+    def noise_level(self, corrupted: Batch) -> Tensor:
+        """Level of each sample (B,) in [0, 1]."""
         ...
 
 
