@@ -17,6 +17,7 @@ import yaml
 
 from trcl_policy.continual.methods import METHODS, Options
 from trcl_policy.continual.optimizer import Training
+from trcl_policy.continual.parts import LOOKS_AHEAD
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.policy.trajectory import Network
 from trcl_policy.schema import ConfigError, build, copied, field_names, nearest, set_dotted
@@ -188,6 +189,11 @@ class RunConfig:
         for name in ("threads", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.compile and METHODS[self.method.name].update in LOOKS_AHEAD and self.method.second_order:
+            raise ValueError(
+                f"compile must be false for {self.method.name} unless method.second_order is false, got true: "
+                "a compiled network has no second derivatives"
+            )
         if any(step >= self.training.steps for step in self.evaluation.at_steps):
             raise ValueError(
                 f"evaluation.at_steps must be < training.steps = {self.training.steps}, "

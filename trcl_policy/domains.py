@@ -6,6 +6,7 @@ This is the top of the house, the one place where concrete simulators are named.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,20 @@ from torch import Tensor
 from trcl_envs.catalog import make_env, resolve_sequence, task_info
 from trcl_envs.interface import BatchedEnv
 from trcl_policy.config import DEVICES, RunConfig
-from trcl_policy.continual.params import Params
+from trcl_policy.continual.methods import METHODS
+from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
-from trcl_policy.continual.tasks import Task, TaskSequence
+from trcl_policy.continual.tasks import Task, TaskSequence, draw
 from trcl_policy.data.store import EpisodeStore
-from trcl_policy.policy.controller import Policy, PolicySpec, load_policy
+from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
 from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.windows import Shape, Windows
 from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
+from trcl_policy.rollout.rehearse import rehearse
 from trcl_policy.schema import ConfigError, nearest
+
+MOMENTS = 64
+"""Moments of an episode that a guided generator is asked for, evenly spread."""
 
 
 class PolicyDomain:
@@ -49,13 +55,17 @@ class PolicyDomain:
         self.names = _unique(self.sequence)
         self._envs: dict[str, BatchedEnv] = {}
         self._store = _open_store(config, self.distinct)
+        self.is_guided = METHODS[config.method.name].guided
         self.spec = self._make_spec()
         self.normalizer = Normalizer.empty(
             {"observation": self.spec.shape.observation_dim, "action": self.spec.shape.action_dim}, len(self.distinct)
         )
         by_name = {name: self._load(index, name) for index, name in enumerate(self.distinct)}
         self.tasks = TaskSequence(
-            tuple(Task(unique, *by_name[name]) for unique, name in zip(self.names, self.sequence, strict=True))
+            tuple(
+                Task(unique, *by_name[name], partial(self._rehearse, name))
+                for unique, name in zip(self.names, self.sequence, strict=True)
+            )
         )
         self.model = self.spec.model(derive_seed(config.seed, "network"), self.device, config.precision, config.compile)
 
@@ -71,7 +81,7 @@ class PolicyDomain:
             raise ConfigError(f"policy.{error}") from None
         return PolicySpec(
             tasks=self.distinct,
-            shape=Shape(len(indices), infos[0].action_dim, windows.n_obs_steps, windows.horizon),
+            shape=Shape(len(indices), infos[0].action_dim, windows.n_obs_steps, windows.horizon, self.is_guided),
             observation_indices=indices,
             n_action_steps=windows.n_action_steps,
             network=self.config.network,
@@ -99,33 +109,59 @@ class PolicyDomain:
         train = Windows({part: value[:split] for part, value in scaled.items()}, ends[:kept], index, shape)
         rest = {part: value[split:] for part, value in scaled.items()}
         held_out = Windows(rest, ends[kept:] - split, index, shape) if kept < len(ends) else None
-        return train, {"task": torch.tensor([index], device=self.device)}, held_out
+        return train, self._condition(index), held_out
+
+    def _condition(self, index: int) -> dict[str, Tensor]:
+        """What a generator is told: the task and, where it is guided, moments evenly over an episode."""
+        if not self.is_guided:
+            return {"task": torch.tensor([index], device=self.device)}
+        moments = torch.linspace(-1, 1, MOMENTS, device=self.device)[:, None]
+        return {"task": torch.full((MOMENTS,), index, device=self.device), "progress": moments}
+
+    def _rehearse(self, name: str, params: Params, count: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """``count`` windows of what a policy with these weights meets on a task, drawn uniformly over its steps."""
+        policy, index = Policy(self.spec, self.model, params, self.normalizer), self.distinct.index(name)
+        chosen = list(self.spec.observation_indices)
+        met = rehearse(policy, self.env(name), count, partial(_seeds, rng))
+        raw = {"observation": met.observation[:, chosen], "action": met.action}
+        parts = {
+            part: self.normalizer.normalize(part, torch.from_numpy(value).to(self.device), index)
+            for part, value in raw.items()
+        }
+        windows = Windows(parts, met.episode_ends, index, self.spec.shape)
+        return dict(draw(windows, count, rng))
 
     def params(self) -> dict[str, Tensor]:
         """The first weights, drawn from the run's seed."""
         return {name: tensor.detach() for name, tensor in self.model.net.named_parameters()}
 
-    def policy(self, params: Params, num_learned: int) -> Policy:
-        """The policy with ``params`` after ``num_learned`` tasks of the sequence; later tasks have no ranges in it."""
+    def agent(self, params: Params, num_learned: int, owner: Tensor | None = None) -> Policy:
+        """The policy with ``params`` after ``num_learned`` tasks of the sequence; later tasks have no ranges in it.
+
+        Where tasks have weights of their own, ``owner`` (P,) names each weight's.
+        """
         learned = {self.distinct.index(name) for name in self.sequence[:num_learned]}
         low = {part: leaf.clone() for part, leaf in self.normalizer.low.items()}
         high = {part: leaf.clone() for part, leaf in self.normalizer.high.items()}
         for index in set(range(len(self.distinct))) - learned:
             for ends in (*low.values(), *high.values()):
                 ends[index] = float("nan")
-        return Policy(self.spec, self.model, params, Normalizer(low, high))
+        ownership = None if owner is None else self._ownership(params, num_learned, owner)
+        return Policy(self.spec, self.model, params, Normalizer(low, high), ownership)
 
-    def save(self, folder: Path, params: Params, num_learned: int) -> None:
-        """Write a checkpoint that can be loaded on its own."""
-        self.policy(params, num_learned).save(folder)
+    def _ownership(self, params: Params, num_learned: int, owner: Tensor) -> Ownership:
+        visits = torch.full((len(self.distinct),), -1)
+        for place, name in enumerate(self.sequence[:num_learned]):
+            visits[self.distinct.index(name)] = place
+        return Ownership(Layout.of(params).unflatten(owner.clone()), visits)
 
-    def load(self, folder: Path) -> dict[str, Tensor]:
-        """The weights of a checkpoint written by ``save``."""
-        return dict(load_policy(folder, self.device).params)
+    def load(self, folder: Path) -> Policy:
+        """The policy of a checkpoint."""
+        return load_policy(folder, self.device)
 
-    def measure(self, params: Params, num_learned: int, name: str, seeds: Sequence[int]) -> list[Episode]:
-        """Roll the policy out on one task."""
-        return evaluate(self.policy(params, num_learned), self.env(name), seeds)
+    def measure(self, agent: Policy, name: str, seeds: Sequence[int]) -> list[Episode]:
+        """Roll a policy out on one task."""
+        return evaluate(agent, self.env(name), seeds)
 
     def env(self, name: str) -> BatchedEnv:
         """The simulation of a task, made on first use and kept."""
@@ -170,6 +206,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device must be one this machine has (cpu), got cuda; `trcl doctor` says what is missing")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _seeds(rng: torch.Generator, count: int) -> list[int]:
+    return torch.randint(2**31, (count,), generator=rng, device=rng.device).tolist()
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:

@@ -84,11 +84,12 @@ def recovery_curves(folder: RunFolder, tasks: str | None, probe: Probe) -> dict[
 def _curve(folder: RunFolder, domain: PolicyDomain, policy: Policy, name: str, probe: Probe) -> dict[str, Any]:
     task = domain.tasks[domain.sequence.index(name)]
     seeds = range(probe.seed, probe.seed + probe.episodes)
-    moments: dict[int, dict[str, torch.Tensor]] = {0: dict(policy.params)}
-    way = recover(domain.model, policy.params, task, probe.steps, probe.every, probe.seed, probe.learning_rate)
+    start = policy.params_of(domain.distinct.index(name))
+    moments: dict[int, dict[str, torch.Tensor]] = {0: dict(start)}
+    way = recover(domain.model, start, task, probe.steps, probe.every, probe.seed, probe.learning_rate)
     moments.update((snapshot.position.step, snapshot.params) for snapshot in way)
     wins = [
-        sum(episode.success for episode in domain.measure(params, len(domain.sequence), name, seeds))
+        sum(episode.success for episode in domain.measure(domain.agent(params, len(domain.sequence)), name, seeds))
         for params in moments.values()
     ]
     success = [count / probe.episodes for count in wins]
@@ -239,7 +240,8 @@ def _recovered(folder: RunFolder, task: str, steps: int) -> Policy:
     domain, policy = _open(folder)
     rate = folder.config().training.learning_rate
     visit = domain.tasks[domain.sequence.index(task)]
-    probe = recover(domain.model, policy.params, visit, steps, steps, seed=0, learning_rate=rate)
+    start = policy.params_of(domain.distinct.index(task))
+    probe = recover(domain.model, start, visit, steps, steps, seed=0, learning_rate=rate)
     params = [snapshot.params for snapshot in probe][-1]
     return Policy(policy.spec, policy.model, params, policy.normalizer)
 

@@ -21,6 +21,7 @@ from trcl_policy.continual.probes import held_out_loss
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.domains import DOMAINS, PolicyDomain
 from trcl_policy.folder import RunFolder, now
+from trcl_policy.policy.controller import Policy
 from trcl_policy.rollout.retention import cells, retention, task_of
 from trcl_policy.schema import ConfigError
 
@@ -151,15 +152,17 @@ class _Trainer:
         if snapshot.kind == "learned":
             number = self._num_learned(position.task, position.step) - 1
             checkpoint = self.folder.path / "checkpoints" / f"{number:02d}"
-            self.domain.save(checkpoint, snapshot.params, number + 1)
+            agent = self.domain.agent(snapshot.params, number + 1, snapshot.owner)
+            agent.save(checkpoint)
             self.folder.point_last_at(number)
             self._save(snapshot)
-            self._measure(snapshot.params, number, None)
+            self._measure(agent, number, None)
             self._write_metrics()
             self._tell(number)
         else:
             if position.step in self.config.evaluation.at_steps and not self.method.joint and position.task:
-                self._measure(snapshot.params, position.task, position.step)
+                agent = self.domain.agent(snapshot.params, position.task, snapshot.owner)
+                self._measure(agent, position.task, position.step)
             if time.monotonic() - self._saved_at > max(self.config.save_every_s, SLOWEST_SAVE * self._save_seconds):
                 self._save(snapshot)
 
@@ -193,8 +196,8 @@ class _Trainer:
         seen = self._num_learned(snapshot.position.task, snapshot.position.step)
         visits = dict(zip(self.names[:seen], self.domain.tasks.tasks[:seen], strict=True))
         return {
-            name: held_out_loss(self.domain.model, snapshot.params, task, seed=0)
-            for name, task in visits.items()
+            name: held_out_loss(self.domain.model, snapshot.params_of(place), task, seed=0)
+            for place, (name, task) in enumerate(visits.items())
             if "#" not in name
         }
 
@@ -218,7 +221,7 @@ class _Trainer:
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
-    def _measure(self, params: Mapping[str, torch.Tensor], number: int, step: int | None) -> None:
+    def _measure(self, agent: Policy, number: int, step: int | None) -> None:
         """Roll out every task seen, except for episodes that are on record already.
 
         Raises:
@@ -235,7 +238,7 @@ class _Trainer:
             if self._stop:
                 raise Interrupted
             self._changed = True
-            episodes = self.domain.measure(params, learned, task, range(first, first + count))
+            episodes = self.domain.measure(agent, task, range(first, first + count))
             self.folder.append_episodes(
                 {"checkpoint": number, "step": step, **episode.record()}
                 for episode in episodes

@@ -14,7 +14,7 @@ from trcl_policy.continual.tasks import Task, TaskSequence, TensorSamples
 
 torch.set_num_threads(1)
 
-OPTIONS = Options(weight=3.0, fisher_samples=48, replay_samples=20, memory=10, replay_ratio=0.5, proximal_speed=50.0)
+OPTIONS = Options(weight=3.0, fisher_samples=48, replay_samples=20, memory=10, replay_ratio=0.5)
 TRAINING = Training(steps=6, batch_size=12, learning_rate=0.02, warmup=2, ema_decay=0.9, weight_decay=0.01)
 
 

@@ -71,7 +71,7 @@ def _measure(folder: Any, options: Fisher) -> dict[str, Any]:
     if not chosen:
         names = ", ".join(task.name for task in learned)
         raise ConfigError(f"task must be one that {checkpoint} has learned ({names}), got {options.task}")
-    params = domain.load(checkpoint)
+    params = domain.load(checkpoint).params
     layout = Layout.of(params)
     tasks = {}
     for task in chosen:

@@ -82,14 +82,16 @@ class Listing:
 
 def methods(options: Listing) -> int:
     """Run ``trcl methods``."""
-    from trcl_policy.continual.methods import METHODS
+    from trcl_policy.continual.methods import METHODS, Options
 
-    table = {name: dataclasses.asdict(recipe) for name, recipe in METHODS.items()}
+    table = {name: {**dataclasses.asdict(r), "memory": r.memory(Options())} for name, r in METHODS.items()}
     lines = [
-        f"{name:<13} {r.summary}\n{'':<13} update {r.update}, anchor {r.anchor}, replay {r.replay}; {r.source}"
+        f"{name:<15} {r.summary} ({r.source})\n"
+        f"{'':<15} update {r.update}, anchor {r.anchor}, replay {r.replay}; keeps {r.memory(Options())}"
         for name, r in METHODS.items()
     ]
-    say(options.json, table, "\n".join(lines))
+    knobs = ["", "a vector has as many numbers as the network has weights; knobs: trcl train --help, method.*"]
+    say(options.json, table, "\n".join([*lines, *knobs]))
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,128 +18,14 @@ from torch import Tensor
 from trcl_policy.continual.fisher import ESTIMATORS, estimate
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.metric import Metric
-from trcl_policy.continual.model import Model, mean_loss
-from trcl_policy.continual.params import Layout
+from trcl_policy.continual.model import mean_loss
+from trcl_policy.continual.past import Anchor, Learned, NoAnchor
 from trcl_policy.continual.quadratic import Quadratic
 from trcl_policy.continual.sampling import fisher_samples
-from trcl_policy.continual.streams import Streams
-from trcl_policy.continual.tasks import Task
+
+__all__ = ["Anchor", "FisherAnchor", "Learned", "NoAnchor"]
 
 KEEPS = ("merged", "separate", "compressed", "online")
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What the parts of a method may see when a task has been learned.
-
-    Attributes:
-        task: the task.
-        task_index: its place in the sequence, from 0.
-        old_tasks: the different tasks up to and with it, for their conditions only.
-        revisited: the task's samples have been learned before.
-        model: the model.
-        layout: layout of the parameters.
-        theta: weights at the end of the task (P,), the ones that are kept.
-        streams: the run's random streams.
-    """
-
-    task: Task
-    task_index: int
-    old_tasks: tuple[Task, ...]
-    revisited: bool
-    model: Model
-    layout: Layout
-    theta: Tensor
-    streams: Streams
-
-
-class Anchor(Protocol):
-    """A convex quadratic Q over the weights that grows with every task."""
-
-    def value(self, theta: Tensor) -> Tensor:
-        """Q(theta) / 2, a float64 scalar: what a penalty adds to the loss, up to a constant."""
-        ...
-
-    def gradient(self, theta: Tensor) -> Tensor | None:
-        """Gradient of Q / 2, (P,); None where it is zero everywhere."""
-        ...
-
-    def proximal(self, theta: Tensor, step: float) -> Tensor:
-        """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2, (P,)."""
-        ...
-
-    def project(self, theta: Tensor, radius: float) -> Tensor:
-        """``theta`` where Q(theta) <= radius^2, else a point of that ball's surface, (P,)."""
-        ...
-
-    @property
-    def watches(self) -> bool:
-        """Whether ``after_step`` has to be called."""
-        ...
-
-    def after_step(self, gradient: Tensor, before: Tensor, after: Tensor) -> Anchor:
-        """The anchor that also knows of one update of the weights.
-
-        Args:
-            gradient: of the new task's loss at ``before``, (P,).
-            before: weights before the optimiser's step (P,).
-            after: weights after it (P,).
-        """
-        ...
-
-    def after_task(self, learned: Learned) -> Anchor:
-        """The anchor that also holds the task just learned."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that ``restore`` needs."""
-        ...
-
-    def restore(self, state: dict[str, Tensor]) -> Anchor:
-        """The anchor saved as ``state``."""
-        ...
-
-
-@dataclass(frozen=True)
-class NoAnchor:
-    """The past charges nothing."""
-
-    def value(self, theta: Tensor) -> Tensor:
-        """Zero."""
-        return theta.new_zeros((), dtype=torch.float64)
-
-    def gradient(self, theta: Tensor) -> Tensor | None:
-        """None: there is nothing to hold on to."""
-        return None
-
-    def proximal(self, theta: Tensor, step: float) -> Tensor:
-        """``theta`` itself."""
-        return theta
-
-    def project(self, theta: Tensor, radius: float) -> Tensor:
-        """``theta`` itself."""
-        return theta
-
-    @property
-    def watches(self) -> bool:
-        """False."""
-        return False
-
-    def after_step(self, gradient: Tensor, before: Tensor, after: Tensor) -> NoAnchor:
-        """Itself."""
-        return self
-
-    def after_task(self, learned: Learned) -> NoAnchor:
-        """Itself."""
-        return self
-
-    def state(self) -> dict[str, Tensor]:
-        """Empty."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> NoAnchor:
-        """Itself."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -192,6 +77,19 @@ class FisherAnchor:
             raise ValueError(f"decay must be in [0, 1], got {self.decay}")
         if not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
             raise ValueError(f"noise_range must be (low, high) with 0 <= low < high <= 1, got {self.noise_range}")
+
+    @property
+    def memory(self) -> str:
+        """What is kept of old tasks, in words."""
+        count = (
+            ("one vector" if self.kind == "rank1" else "`rank` vectors")
+            if self.kind in ("rank1", "lowrank", "diagonal_lowrank")
+            else ""
+        )
+        low = f"{count} {'in all' if self.keep in ('compressed', 'online') else 'a task'}" if count else ""
+        held = "two vectors a task" if self.keep == "separate" else "two vectors in all"
+        own = {"isotropic": held.replace("two vectors", "one vector"), "rank1": "", "lowrank": ""}.get(self.kind, held)
+        return " and ".join(text for text in (own, low) if text)
 
     @property
     def coefficient(self) -> float:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.anchor import Anchor, Learned, NoAnchor
-from trcl_policy.continual.model import Model, gradient, leaves
+from trcl_policy.continual.model import Model, leaves
 from trcl_policy.continual.optimizer import FlatAdam, Training
 from trcl_policy.continual.params import Layout, Params
-from trcl_policy.continual.replay import NoReplay, Replay
+from trcl_policy.continual.past import Anchor, Learned, NoAnchor
+from trcl_policy.continual.replay import NoReplay, Replay, Request
+from trcl_policy.continual.snapshot import Position, Snapshot
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import TaskSequence, draw
-from trcl_policy.continual.update import Gradients, Penalty, Update
+from trcl_policy.continual.turn import Turn
+from trcl_policy.continual.update import Penalty, Update
+
+__all__ = ["Method", "Position", "Snapshot", "learn"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Method:
         replay_weight: beta, weight of the mean replayed loss against the mean new loss.
         replay_ratio: replayed samples per new sample in a step.
         joint: learn all tasks at once instead of in sequence (the upper bound).
+        alone: begin every task with the first weights (the reference for forward transfer).
     """
 
     update: Update = field(default_factory=Penalty)
@@ -38,6 +43,7 @@ class Method:
     replay_weight: float = 1.0
     replay_ratio: float = 1.0
     joint: bool = False
+    alone: bool = False
 
     def __post_init__(self) -> None:
         """Check the weights once."""
@@ -45,49 +51,6 @@ class Method:
             raise ValueError(f"replay_weight must be >= 0, got {self.replay_weight}")
         if not self.replay_ratio > 0:
             raise ValueError(f"replay_ratio must be > 0, got {self.replay_ratio}")
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: ``step`` updates of task ``task`` are done; ``settled`` once its anchor and replay are."""
-
-    task: int = 0
-    step: int = 0
-    settled: bool = False
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A moment at which something can be measured or saved.
-
-    Attributes:
-        kind: ``step`` within a task, ``learned`` at its end, ``settled`` once anchor and replay have been renewed.
-        position: where the run stands.
-        task: name of the task being learned.
-        total_steps: updates that this task gets.
-        theta: weights to use at this moment (P,): the moving average, or the raw weights where averaging is off. The
-            learner's own tensor: it changes when the next snapshot is asked for; ``params`` is a copy.
-        layout: layout of ``theta``.
-        scalars: losses and rates of the last update (empty between tasks).
-        seconds: time spent so far by purpose: ``training``, ``fisher``, ``replay``.
-        state: call it, before the next snapshot is asked for, to get a copy of all that ``learn(resume=...)`` needs, on
-            the CPU.
-    """
-
-    kind: str
-    position: Position
-    task: str
-    total_steps: int
-    theta: Tensor
-    layout: Layout
-    scalars: Mapping[str, float]
-    seconds: Mapping[str, float]
-    state: Callable[[], dict[str, Tensor]]
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """The weights under their names, a copy."""
-        return self.layout.unflatten(self.theta.detach().clone())
 
 
 def learn(
@@ -106,8 +69,8 @@ def learn(
     Numbered as in the paper's Algorithm 1:
     1. draw a batch of the new task, corrupt it, take the mean loss;
     2. draw replayed samples, add beta times their mean loss;
-    3. join with the anchor (update.py), step, correct;
-    4. after the last step keep the averaged weights as theta_k*, renew anchor and replay there.
+    3. let the update take the step, with the anchor (update.py and its neighbours);
+    4. after the last step keep the averaged weights as theta_k*, renew anchor, update and replay there.
 
     Args:
         model: domain model; see model.py.
@@ -139,8 +102,9 @@ class _Run:
         self.tasks = tasks.merged() if method.joint else tasks
         self.total_steps = training.steps * (len(tasks) if method.joint else 1)
         self.layout = Layout.of(params)
-        self.optimizer = FlatAdam(self.layout.flatten(params).detach(), training)
-        self.anchor, self.replay = method.anchor, method.replay
+        self.first = self.layout.flatten(params).detach()
+        self.optimizer = FlatAdam(self.first, training)
+        self.update, self.anchor, self.replay = method.update, method.anchor, method.replay
         self.position = Position()
         self.seconds = {"training": 0.0, "fisher": 0.0, "replay": 0.0}
 
@@ -157,7 +121,7 @@ class _Run:
             self._begin(self.position.task + 1)
 
     def _begin(self, task: int) -> None:
-        self.optimizer.begin(self.optimizer.released.clone())
+        self.optimizer.begin(self.first if self.method.alone else self.optimizer.released.clone())
         self.position = Position(task)
 
     def _train(self, every: int, at: Collection[int]) -> Iterator[Snapshot]:
@@ -166,47 +130,61 @@ class _Run:
             started = time.perf_counter()
             last = step + 1 == self.total_steps
             wanted = last or (step + 1) % every == 0 or step + 1 in at
-            scalars = self._step(params, step, wanted)
+            turn = self._turn(params, step)
+            before = turn.theta.clone() if self.anchor.watches else None
+            self.update = self.update.step(turn)
+            if before is not None and turn.new_gradient is not None:
+                self.anchor = self.anchor.after_step(turn.new_gradient, before, turn.theta)
+            self.optimizer.track(step)
             self.position = Position(self.position.task, step + 1)
+            scalars = self._scalars(turn) if wanted else {}
             self.seconds["training"] += time.perf_counter() - started
             if last:
-                self.optimizer.theta.copy_(self.optimizer.released)
-                self.optimizer.average.copy_(self.optimizer.theta)
+                self.optimizer.finish()
             if wanted:
                 yield self._snapshot("learned" if last else "step", scalars)
 
-    def _step(self, params: dict[str, Tensor], step: int, wanted: bool) -> dict[str, float]:
-        """One update. ``params`` are leaves that share memory with the optimiser's vector, so they follow it."""
-        task, optimizer = self.tasks[self.position.task], self.optimizer
-        batch = draw(task.samples, self.training.batch_size, self.streams["train/pick"])
-        corrupted = self.model.corrupt(batch, self.streams["train/noise"])
-        losses = {"new": self.model.losses(params, corrupted).mean()}
-        count = max(1, round(self.training.batch_size * self.method.replay_ratio))
-        replayed = self.replay.draw(self.model, self.layout, count, self.streams)
-        if replayed is not None:
-            losses["old"] = self.model.losses(params, replayed).mean()
+    def _turn(self, params: dict[str, Tensor], step: int) -> Turn:
+        """One step. ``params`` are leaves that share memory with the optimiser's vector, so they follow it."""
+        index = self.position.task
+        batch = draw(self.tasks[index].samples, self.training.batch_size, self.streams["train/pick"])
+        request = Request(
+            model=self.model,
+            layout=self.layout,
+            count=max(1, round(self.training.batch_size * self.method.replay_ratio)),
+            streams=self.streams,
+            new=batch,
+            old_tasks=self.tasks.distinct(index),
+            step=step,
+        )
+        self.replay = self.replay.before_step(request)
         rate = self.training.rate_at(step, self.total_steps)
-        direction = self.method.update.direction(self._gradients(losses, params), optimizer.theta, self.anchor)
-        norm = optimizer.step(direction, rate)
-        corrected = self.method.update.correct(optimizer.theta, self.anchor, rate)
-        if corrected is not optimizer.theta:
-            optimizer.theta.copy_(corrected)
-        optimizer.track(step)
-        return self._scalars(losses, norm, rate) if wanted else {}
+        return Turn(
+            model=self.model,
+            layout=self.layout,
+            optimizer=self.optimizer,
+            params=params,
+            anchor=self.anchor,
+            new=self.model.corrupt(batch, self.streams["train/noise"]),
+            recall=lambda task: self.replay.draw(replace(request, task=task)),
+            num_recalled=self.replay.num_tasks,
+            distilled=self.replay.distilled,
+            streams=self.streams,
+            beta=self.method.replay_weight,
+            rate=rate,
+            fall=rate / self.training.learning_rate,
+            step=step,
+            total_steps=self.total_steps,
+            task_index=index,
+            num_tasks=len(self.tasks),
+        )
 
-    def _gradients(self, losses: dict[str, Tensor], params: dict[str, Tensor]) -> Gradients:
-        beta = self.method.replay_weight
-        if "old" not in losses:
-            return Gradients(gradient(losses["new"], params, self.layout), None)
-        if self.method.update.separate:
-            old = gradient(losses["old"], params, self.layout)
-            return Gradients(gradient(losses["new"], params, self.layout), beta * old)
-        return Gradients(gradient(losses["new"] + beta * losses["old"], params, self.layout), None)
-
-    def _scalars(self, losses: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
-        scalars = {f"loss_{name}": float(loss.detach()) for name, loss in losses.items()}
-        penalty = float(self.anchor.value(self.optimizer.theta))
-        return {**scalars, "penalty": penalty, "gradient_norm": float(norm), "learning_rate": rate}
+    def _scalars(self, turn: Turn) -> dict[str, float]:
+        found = {f"loss_{name}": loss.detach() for name, loss in turn.losses.items()}
+        found = {**found, **turn.notes, "penalty": self.anchor.value(self.optimizer.theta)}
+        if turn.norm is not None:
+            found["gradient_norm"] = turn.norm
+        return {**{name: float(value) for name, value in found.items()}, "learning_rate": turn.rate}
 
     def _settle(self) -> None:
         index = self.position.task
@@ -219,9 +197,11 @@ class _Run:
             layout=self.layout,
             theta=self.optimizer.released.clone(),
             streams=self.streams,
+            raw=self.optimizer.raw,
         )
         started = time.perf_counter()
         self.anchor = self.anchor.after_task(learned)
+        self.update = self.update.after_task(learned)
         between = time.perf_counter()
         self.replay = self.replay.after_task(learned)
         self.seconds["fisher"] += between - started
@@ -239,6 +219,7 @@ class _Run:
             scalars=scalars or {},
             seconds=dict(self.seconds),
             state=self.state,
+            owner=self.update.owner,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -246,6 +227,7 @@ class _Run:
         where = (self.position.task, self.position.step, int(self.position.settled))
         parts: dict[str, Mapping[str, Tensor]] = {
             "optimizer": self.optimizer.state(),
+            "update": self.update.state(),
             "anchor": self.anchor.state(),
             "replay": self.replay.state(),
             "streams": self.streams.state(),
@@ -261,6 +243,7 @@ class _Run:
         self.position = Position(task, step, bool(settled))
         device = self.optimizer.theta.device
         self.optimizer.restore(_part(state, "optimizer", device))
+        self.update = self.update.restore(_part(state, "update", device))
         self.anchor = self.anchor.restore(_part(state, "anchor", device))
         self.replay = self.replay.restore(_part(state, "replay", device))
         self.streams.restore(_part(state, "streams", torch.device("cpu")))

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from trcl_policy.continual.anchor import Anchor, FisherAnchor, NoAnchor
+from trcl_policy.continual.anchor import Anchor
 from trcl_policy.continual.learner import Method
-from trcl_policy.continual.replay import GeneratedReplay, NoReplay, Replay, StoredReplay
-from trcl_policy.continual.update import Ball, Penalty, Projected, Proximal, Update
+from trcl_policy.continual.parts import ANCHORS, REPLAYS, UPDATES, Options
+from trcl_policy.continual.replay import Replay
+from trcl_policy.continual.update import Update
 
-
-@dataclass(frozen=True)
-class Options:
-    """The knobs of all methods; a method reads those it has.
-
-    Attributes:
-        weight: scale-free weight of the trust region: 1 charges the expected rise of the average old loss.
-        raw_lambda: the published lambda, on plain summed Fishers, instead of ``weight``.
-        fisher_samples: samples for the Fisher of each task.
-        rank: largest eigenpairs of each task's Fisher that are kept (ewc_lowrank, trcl_lowrank).
-        replay_weight: beta, weight of the replayed loss.
-        replay_ratio: replayed samples per new sample in a step.
-        replay_samples: samples generated for each old task.
-        memory: real samples stored of each old task (er, agem).
-        radius: radius of the hard trust region [Fisher length].
-        proximal_speed: proximal step per learning rate.
-    """
-
-    weight: float = 1.0
-    raw_lambda: float | None = None
-    fisher_samples: int = 1024
-    rank: int = 16
-    replay_weight: float = 1.0
-    replay_ratio: float = 1.0
-    replay_samples: int = 2000
-    memory: int = 256
-    radius: float = 0.1
-    proximal_speed: float = 100.0
+__all__ = ["ANCHORS", "METHODS", "REPLAYS", "UPDATES", "Options", "Recipe", "make_method"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +20,10 @@ class Recipe:
     Attributes:
         summary: one line for people.
         source: where it was published.
-        update, anchor, replay: names of the parts, keys of the tables below.
+        update, anchor, replay: names of the parts, keys of the tables in parts.py.
         joint: learns all tasks at once.
+        alone: begins every task with the first weights.
+        guided: needs samples that tell how far along their sequence they are, and a model that generates by that.
     """
 
     summary: str
@@ -57,6 +32,8 @@ class Recipe:
     anchor: str = "none"
     replay: str = "none"
     joint: bool = False
+    alone: bool = False
+    guided: bool = False
 
     def build(self, options: Options) -> Method:
         """The method with its knobs set."""
@@ -67,56 +44,62 @@ class Recipe:
             replay_weight=options.replay_weight,
             replay_ratio=options.replay_ratio,
             joint=self.joint,
+            alone=self.alone,
         )
 
+    def memory(self, options: Options) -> str:
+        """What the method keeps of old tasks, in words; a vector has as many numbers as there are weights."""
+        method = self.build(options)
+        parts: tuple[Anchor | Update | Replay, ...] = (method.anchor, method.update, method.replay)
+        return "; ".join(part.memory for part in parts if part.memory != "nothing") or "nothing"
 
-def _anchor(kind: str) -> Callable[[Options], Anchor]:
-    return lambda o: FisherAnchor(
-        kind, weight=o.weight, raw_lambda=o.raw_lambda, num_samples=o.fisher_samples, rank=o.rank
-    )
 
+KIRKPATRICK, R1F = "Kirkpatrick et al. 2017", "arXiv 2509.23593"
+CHAUDHRY, SHIN, TRCL = "Chaudhry et al. 2019", "Shin et al. 2017", "arXiv 2602.02417"
+FINN, WU, RIEMER, GUPTA = "Finn et al. 2019", "Wu et al. 2024", "Riemer et al. 2019", "Gupta et al. 2020"
+OURS = "ours"
 
-UPDATES: dict[str, Callable[[Options], Update]] = {
-    "penalty": lambda o: Penalty(),
-    "proximal": lambda o: Proximal(o.proximal_speed),
-    "ball": lambda o: Ball(o.radius),
-    "projected": lambda o: Projected(),
-}
-ANCHORS: dict[str, Callable[[Options], Anchor]] = {
-    "none": lambda o: NoAnchor(),
-    "isotropic": _anchor("isotropic"),
-    "diagonal": _anchor("diagonal"),
-    "rank1": _anchor("rank1"),
-    "lowrank": _anchor("lowrank"),
-}
-REPLAYS: dict[str, Callable[[Options], Replay]] = {
-    "none": lambda o: NoReplay(),
-    "stored": lambda o: StoredReplay(o.memory),
-    "generated": lambda o: GeneratedReplay(o.replay_samples, distill=False),
-    "distilled": lambda o: GeneratedReplay(o.replay_samples, distill=True),
-}
-
-TRCL = "Wang, Gupta, MacLellan 2026, arXiv 2602.02417"
 METHODS: dict[str, Recipe] = {
+    # bounds and controls
     "finetune": Recipe("Each task in turn, nothing held (lower bound)", "baseline"),
     "joint": Recipe("All tasks at once, same number of steps in total (upper bound)", "baseline", joint=True),
+    "alone": Recipe("Each task from the first weights (reference for forward transfer)", "baseline", alone=True),
     "l2": Recipe("Isotropic penalty around old weights", "control for ewc", anchor="isotropic"),
-    "ewc": Recipe("Diagonal Fisher penalty", "Kirkpatrick et al. 2017", anchor="diagonal"),
-    "ewc_rank1": Recipe("Fisher penalty along the mean gradient", "arXiv 2509.23593", anchor="rank1"),
-    "ewc_lowrank": Recipe("Fisher penalty along its largest eigenvectors", "ours", anchor="lowrank"),
-    "er": Recipe("Experience replay from stored samples", "Chaudhry et al. 2019", replay="stored"),
-    "agem": Recipe("Gradient projected against stored samples", "Chaudhry et al. 2019", "projected", replay="stored"),
+    # weights held
+    "ewc": Recipe("Diagonal Fisher penalty", KIRKPATRICK, anchor="diagonal"),
+    "ewc_online": Recipe("One running Fisher around the latest weights", "Schwarz et al. 2018", anchor="online"),
+    "ewc_rank1": Recipe("Fisher penalty along the mean gradient", R1F, anchor="rank1"),
+    "ewc_lowrank": Recipe("Fisher penalty along its largest eigenvectors", OURS, anchor="lowrank"),
+    "si": Recipe("Penalty by each weight's share in the falling loss", "Zenke et al. 2017", anchor="path"),
+    "mas": Recipe("Penalty by the sensitivity of the predictions", "Aljundi et al. 2018", anchor="sensitivity"),
+    "packnet": Recipe("Every task gets weights of its own", "Mallya, Lazebnik 2018", update="packed"),
+    # data kept or made
+    "er": Recipe("Experience replay from stored samples", CHAUDHRY, replay="stored"),
+    "er_distill": Recipe("Stored samples with the predictions of their time", "Buzzega et al. 2020", replay="dark"),
+    "agem": Recipe("Gradient projected against stored samples", CHAUDHRY, "projected", replay="stored"),
+    "lwf": Recipe("Previous model's predictions on new samples", "Li, Hoiem 2016", replay="inputs"),
     "replay": Recipe("Generated replay, teacher's predictions distilled", TRCL, replay="distilled"),
-    "replay_plain": Recipe("Generated replay, ordinary loss", "Shin et al. 2017", replay="generated"),
-    "trcl": Recipe(
-        "Distilled generated replay with a diagonal Fisher trust region", TRCL, "penalty", "diagonal", "distilled"
-    ),
-    "trcl_rank1": Recipe("TRCL as published: rank-1 Fisher penalty", TRCL, "penalty", "rank1", "distilled"),
-    "trcl_lowrank": Recipe(
-        "TRCL along the largest eigenvectors of the Fisher", "ours", "penalty", "lowrank", "distilled"
-    ),
-    "trcl_prox": Recipe("TRCL with a proximal step after the optimiser's", "ours", "proximal", "diagonal", "distilled"),
-    "trcl_ball": Recipe("TRCL with a hard ball", TRCL + ", constrained form", "ball", "diagonal", "distilled"),
+    "replay_plain": Recipe("Generated replay, ordinary loss", SHIN, replay="generated"),
+    "replay_rollout": Recipe("The previous model does the old tasks; distilled", TRCL, replay="rehearsed"),
+    "replay_dual": Recipe("Distilled replay weighed to meet a target for its loss", OURS, "dual", replay="distilled"),
+    "tdgr": Recipe("Generated replay, evenly over time", "Yue et al. 2024", replay="generated", guided=True),
+    # meta-learning: as published with stored samples, then with the distilled replay that the others have
+    "ftml": Recipe("Follow the meta leader: every task judged after an inner step", FINN, "leader", replay="stored"),
+    "ftml_distill": Recipe("The same on distilled generated replay", FINN, "leader", replay="distilled"),
+    "vrmcl": Recipe("Memory judged after an inner step, variance reduced", WU, "reduced", replay="stored"),
+    "vrmcl_distill": Recipe("The same on distilled generated replay", WU, "reduced", replay="distilled"),
+    "mer": Recipe("Reptile through new and stored samples", RIEMER, "reptile", replay="stored"),
+    "mer_distill": Recipe("The same on distilled generated replay", RIEMER, "reptile", replay="distilled"),
+    "lamaml": Recipe("A learned rate for every weight", GUPTA, "rates", replay="stored"),
+    "lamaml_distill": Recipe("The same on distilled generated replay", GUPTA, "rates", replay="distilled"),
+    # trust region and distilled replay
+    "trcl": Recipe("As published: rank-1 Fisher penalty, distilled replay", TRCL, "penalty", "rank1", "distilled"),
+    "trcl_diag": Recipe("Diagonal Fisher penalty", OURS, "penalty", "diagonal", "distilled"),
+    "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),
+    "trcl_mixed": Recipe("Diagonal and low-rank Fisher penalty", OURS, "penalty", "mixed", "distilled"),
+    "trcl_prox": Recipe("Diagonal, a proximal step after the optimiser's", OURS, "proximal", "diagonal", "distilled"),
+    "trcl_ball": Recipe("Diagonal, a hard ball", TRCL + ", constrained form", "ball", "diagonal", "distilled"),
+    "trcl_dual": Recipe("Proximal, to meet a target for the old loss", OURS, "dual_anchor", "diagonal", "distilled"),
 }
 
 

@@ -71,6 +71,7 @@ class FlatAdam:
         self.training = training
         self.theta = theta.clone()
         self.average = theta.clone()
+        self.raw: Tensor | None = None  # as they were at the end of a task, before averaging
         self._start()
 
     def _start(self) -> None:
@@ -81,17 +82,32 @@ class FlatAdam:
 
     def begin(self, theta: Tensor) -> None:
         """Start a task from ``theta``; the moments start anew unless ``keep_optimizer``."""
-        self.theta.copy_(theta)
-        self.average.copy_(theta)
+        self.raw = None
+        self.place(theta)
         if not self.training.keep_optimizer:
             self._start()
+
+    def place(self, theta: Tensor) -> None:
+        """Put the weights and their average at ``theta``."""
+        self.theta.copy_(theta)
+        self.average.copy_(theta)
+
+    def finish(self) -> None:
+        """End a task: the released weights are the weights from now on; the raw ones stay to be looked at."""
+        self.raw = self.theta.clone()
+        self.place(self.released.clone())
+
+    def clipped(self, gradient: Tensor, norm: Tensor | None = None) -> Tensor:
+        """``gradient`` (P,), shortened to the largest norm allowed."""
+        most = self.training.gradient_clip
+        if not most:
+            return gradient
+        return gradient * (most / (gradient.norm() if norm is None else norm).clamp_min(most))
 
     def step(self, gradient: Tensor, learning_rate: float) -> Tensor:
         """Clip ``gradient`` (P,) and take one step; returns the norm before clipping, a scalar still on the device."""
         norm = gradient.norm()
-        if self.training.gradient_clip:
-            gradient = gradient * (self.training.gradient_clip / norm.clamp_min(self.training.gradient_clip))
-        self.theta.grad = gradient
+        self.theta.grad = self.clipped(gradient, norm)
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
         self.theta.grad = None
@@ -109,13 +125,15 @@ class FlatAdam:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, average and moments: the tensors themselves, which later steps change in place."""
-        return {"theta": self.theta, "average": self.average, **self._optimizer.state.get(self.theta, {})}
+        raw = {} if self.raw is None else {"raw": self.raw}
+        return {"theta": self.theta, "average": self.average, **raw, **self._optimizer.state.get(self.theta, {})}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from ``state``."""
         self.theta.copy_(state["theta"])
         self.average.copy_(state["average"])
         self._start()
-        moments = {key: value.clone() for key, value in state.items() if key not in ("theta", "average")}
+        self.raw = state["raw"].clone() if "raw" in state else None
+        moments = {key: value.clone() for key, value in state.items() if key not in ("theta", "average", "raw")}
         if moments:
             self._optimizer.state[self.theta] = moments

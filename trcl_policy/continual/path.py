@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.anchor import Learned
 from trcl_policy.continual.metric import Diagonal
+from trcl_policy.continual.past import Learned
 from trcl_policy.continual.quadratic import Quadratic
 
 
@@ -43,6 +43,21 @@ class PathAnchor:
             raise ValueError(f"weight must be >= 0, got {self.weight}")
         if not self.damping > 0:
             raise ValueError(f"damping must be > 0 [squared weights], got {self.damping}")
+
+    @property
+    def memory(self) -> str:
+        """What is kept of old tasks, in words."""
+        return "two vectors in all, two more while learning"
+
+    @property
+    def mean_curvature(self) -> float:
+        """Mean of 2 Omega, without ``weight``; 0 before the first task."""
+        return 0.0 if self.held is None else 2 * self.held.trace() / self.held.num_weights
+
+    @property
+    def mean_loss(self) -> float:
+        """Zero: it is not measured."""
+        return 0.0
 
     def value(self, theta: Tensor) -> Tensor:
         """The penalty Q(theta) / 2, a float64 scalar."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.params import Batch, concatenate, num_rows, rows
+from trcl_policy.continual.params import Batch, Params, concatenate, num_rows, rows
 
 
 class Samples(Protocol):
@@ -82,12 +82,15 @@ class Task:
         samples: training samples.
         condition: leaves (C, ...), the C conditions under which a generator makes samples of this task.
         held_out: samples never trained on, for losses and generator quality; None where there are none.
+        rehearse: (weights, count, rng) -> ``count`` samples, leaves (count, ...), of what a model with these weights
+            meets when it does the task itself; None where the task can't be done at will.
     """
 
     name: str
     samples: Samples
     condition: Batch
     held_out: Samples | None = None
+    rehearse: Callable[[Params, int, torch.Generator], Batch] | None = None
 
     def conditions(self, count: int, rng: torch.Generator) -> Batch:
         """``count`` rows of the task's conditions, drawn uniformly."""

@@ -2,130 +2,111 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.anchor import Anchor
+from trcl_policy.continual.past import Learned
+from trcl_policy.continual.turn import Turn
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """Gradients of one step, each (P,).
+class Update(ABC):
+    """Takes the steps of a method. What it remembers between steps lies in its successor.
 
-    Attributes:
-        new: of the mean loss on the new task.
-        old: of the mean loss on replayed samples; None where nothing is replayed.
+    Only ``step`` must be written. An update that remembers something saves and restores it.
     """
 
-    new: Tensor
-    old: Tensor | None
+    memory: str = "nothing"
 
+    @abstractmethod
+    def step(self, turn: Turn) -> Update:
+        """Move the weights of ``turn`` by one step; returns the successor, or itself where nothing is remembered."""
 
-class Update(Protocol):
-    """Joins the gradients before the optimiser's step, and may correct the weights after it."""
+    def after_task(self, learned: Learned) -> Update:
+        """The update for the next task."""
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that ``restore`` needs."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> Update:
+        """The update saved as ``state``."""
+        return self
 
     @property
-    def separate(self) -> bool:
-        """Whether ``direction`` needs the two gradients apart; if not, their sum comes as ``new``."""
-        ...
-
-    def direction(self, gradients: Gradients, theta: Tensor, anchor: Anchor) -> Tensor:
-        """What the optimiser gets as the gradient, (P,)."""
-        ...
-
-    def correct(self, theta: Tensor, anchor: Anchor, learning_rate: float) -> Tensor:
-        """Weights after the optimiser's step, corrected, (P,)."""
-        ...
+    def owner(self) -> Tensor | None:
+        """Where weights belong to tasks: each one's task (P,), -1 for none. A task then uses only its own and older."""
+        return None
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(Update):
     """The published form: the anchor's gradient is added and goes through the optimiser."""
 
-    separate: bool = False
-
-    def direction(self, gradients: Gradients, theta: Tensor, anchor: Anchor) -> Tensor:
-        """new + gradient of the anchor."""
-        pull = anchor.gradient(theta)
-        return gradients.new if pull is None else gradients.new + pull
-
-    def correct(self, theta: Tensor, anchor: Anchor, learning_rate: float) -> Tensor:
-        """``theta`` itself."""
-        return theta
+    def step(self, turn: Turn) -> Update:
+        """Descend along new + beta old + gradient of the anchor."""
+        direction, pull = turn.joined(), turn.anchor.gradient(turn.theta)
+        turn.descend(direction if pull is None else direction + pull)
+        return self
 
 
 @dataclass(frozen=True)
-class Proximal:
+class Proximal(Update):
     """A proximal step on the anchor after the optimiser's own step, as AdamW decouples weight decay.
 
-    The step is ``learning_rate * speed``: Adam moves every weight by about the learning rate whatever the gradient's
-    size, so ``speed`` sets how strong a curvature must be to hold against it.
-
-    Attributes:
-        speed: multiple of the learning rate used as the proximal step, > 0.
+    theta <- argmin_x |x - theta|^2 / (2 rate) + Q(x) / (2 m), with m the mean curvature of the anchor's metric, so the
+    pull on an average weight is rate * w whatever the network or the loss's scale, and no weight w is too large.
     """
 
-    speed: float = 100.0
-    separate: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the options once."""
-        if not self.speed > 0:
-            raise ValueError(f"proximal speed must be > 0, got {self.speed}")
-
-    def direction(self, gradients: Gradients, theta: Tensor, anchor: Anchor) -> Tensor:
-        """new."""
-        return gradients.new
-
-    def correct(self, theta: Tensor, anchor: Anchor, learning_rate: float) -> Tensor:
-        """The anchor's proximal map of ``theta``."""
-        return anchor.proximal(theta, learning_rate * self.speed)
+    def step(self, turn: Turn) -> Update:
+        """Descend along new + beta old, then the anchor's proximal map."""
+        turn.descend(turn.joined())
+        scale = turn.anchor.mean_curvature
+        if scale > 0:
+            turn.move_to(turn.anchor.proximal(turn.theta, turn.rate / scale))
+        return self
 
 
 @dataclass(frozen=True)
-class Ball:
-    """A hard trust region: after each step the weights return into Q(theta) <= radius^2.
+class Ball(Update):
+    """A hard trust region: after each step the weights return into Q(theta) / 2 <= rise * (average old loss).
 
     Attributes:
-        radius: with a scale-free anchor of weight 1, radius^2 / 2 is the rise of the average old loss that is allowed,
-            as the anchor estimates it and, with several old tasks, counted from their best compromise.
+        rise: with a scale-free anchor of weight 1, the share by which the average old loss may rise, as the anchor
+            estimates it and, with several old tasks, counted from their best compromise; > 0.
     """
 
-    radius: float = 0.1
-    separate: bool = False
+    rise: float = 0.1
 
     def __post_init__(self) -> None:
         """Check the options once."""
-        if not self.radius > 0:
-            raise ValueError(f"radius must be > 0 [Fisher length], got {self.radius}")
+        if not self.rise > 0:
+            raise ValueError(f"rise must be > 0 [share of the old loss], got {self.rise}")
 
-    def direction(self, gradients: Gradients, theta: Tensor, anchor: Anchor) -> Tensor:
-        """new."""
-        return gradients.new
-
-    def correct(self, theta: Tensor, anchor: Anchor, learning_rate: float) -> Tensor:
-        """``theta`` projected onto the ball."""
-        return anchor.project(theta, self.radius)
+    def step(self, turn: Turn) -> Update:
+        """Descend along new + beta old, then project."""
+        turn.descend(turn.joined())
+        square = 2 * self.rise * turn.anchor.mean_loss
+        if square > 0:
+            turn.move_to(turn.anchor.project(turn.theta, square**0.5))
+        return self
 
 
 @dataclass(frozen=True)
-class Projected:
+class Projected(Update):
     """A-GEM: a new gradient that would raise the replayed loss loses its component along that loss's gradient."""
 
-    separate: bool = True
+    def step(self, turn: Turn) -> Update:
+        """Descend along ``projected``."""
+        new, old = turn.apart()
+        turn.descend(new if old is None else projected(new, old))
+        return self
 
-    def direction(self, gradients: Gradients, theta: Tensor, anchor: Anchor) -> Tensor:
-        """new - (new'old / old'old) old where new'old < 0, else new (Chaudhry et al. 2019, eq. 11)."""
-        if gradients.old is None:
-            return gradients.new
-        overlap = torch.dot(gradients.new, gradients.old)
-        if overlap >= 0:
-            return gradients.new
-        return gradients.new - overlap / torch.dot(gradients.old, gradients.old) * gradients.old
 
-    def correct(self, theta: Tensor, anchor: Anchor, learning_rate: float) -> Tensor:
-        """``theta`` itself."""
-        return theta
+def projected(new: Tensor, old: Tensor) -> Tensor:
+    """new - (new'old / old'old) old where new'old < 0, else new (Chaudhry et al. 2019, eq. 11)."""
+    overlap = torch.dot(new, old)
+    return new if overlap >= 0 else new - overlap / torch.dot(old, old) * old

@@ -110,10 +110,14 @@ class Denoiser:
         return (torch.stack(means, dim=1) * corrupted["weight"]).sum(1)
 
     def generate(self, params: Params, condition: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """One sample per row of ``condition``: all parts by name, and the condition keys."""
-        count = num_rows(condition)
-        noise = torch.randn(count, sum(self.parts.values()), generator=rng, device=rng.device)
-        made = self.sample(params, condition, {}, noise, self.process.config.replay_steps, rng)
+        """One sample per row of ``condition``: all parts by name, and the condition keys.
+
+        A part that is among the leaves of ``condition`` is given, not generated.
+        """
+        given = {name: condition[name] for name in self.parts if name in condition}
+        free = sum(size for name, size in self.parts.items() if name not in given)
+        noise = torch.randn(num_rows(condition), free, generator=rng, device=rng.device)
+        made = self.sample(params, condition, given, noise, self.process.config.replay_steps, rng)
         return {**made, **{key: condition[key] for key in self.conditions}}
 
     def sample(

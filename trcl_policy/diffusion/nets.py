@@ -150,7 +150,7 @@ class ConditionalUnet1d(nn.Module):
     and the pooled bottleneck predicts the observation part, which makes the same network the generator of both.
 
     Args:
-        sizes: sizes (observation history, actions) of the parts of a row.
+        sizes: sizes of the parts of a row: the observation history, whatever else there is, and last the actions.
         num_tasks: tasks the embedding has room for.
         horizon: number of actions in a chunk, divisible by 2^(levels - 1).
         channels: channels of the levels.
@@ -174,14 +174,15 @@ class ConditionalUnet1d(nn.Module):
         condition_dim: int = 256,
     ) -> None:
         super().__init__()
-        observation, action = sizes
+        action = sizes[-1]
+        observation = sum(sizes) - action
         if horizon % 2 ** (len(channels) - 1):
             raise ValueError(
                 f"horizon must be divisible by {2 ** (len(channels) - 1)} for {len(channels)} levels, got {horizon}"
             )
         self.sizes, self.horizon = (observation, action), horizon
         action_dim, depth = action // horizon, len(channels)
-        self.condition = Conditioning(2, num_tasks, condition_dim)
+        self.condition = Conditioning(len(sizes), num_tasks, condition_dim)
         film_dim = condition_dim + observation
 
         def level(inputs: int, outputs: int, place: int) -> Level1d:
@@ -201,7 +202,7 @@ class ConditionalUnet1d(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor, task: Tensor) -> Tensor:
-        """Rows (B, F), levels (B, 2), tasks (B,) -> (B, F)."""
+        """Rows (B, F), levels (B, K), tasks (B,) -> (B, F)."""
         observation, action = x.split(self.sizes, dim=1)
         condition = torch.cat([self.condition(level, task), observation], dim=1)
         h = action.reshape(len(x), self.horizon, -1).transpose(1, 2)

@@ -6,7 +6,7 @@ n_obs_steps observations -> horizon predicted actions -> the first n_action_step
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,27 @@ class PolicySpec:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Ownership:
+    """Which task each weight belongs to, where tasks have weights of their own.
+
+    Attributes:
+        owner: place in the sequence of the visit that a weight belongs to, -1 for none; tensors named like the weights.
+        visits: place of the last visit of every distinct task (num_tasks,); -1 where it was never learned.
+    """
+
+    owner: Params
+    visits: Tensor
+
+    def params_of(self, params: Params, task: int) -> dict[str, Tensor]:
+        """The weights that a task uses, the others zero."""
+        last = int(self.visits[task])
+        return {
+            name: torch.where((self.owner[name] >= 0) & (self.owner[name] <= last), value, 0.0)
+            for name, value in params.items()
+        }
+
+
 class Policy:
     """A policy for all tasks of a sequence; ``reset`` chooses the task it acts on.
 
@@ -102,10 +123,19 @@ class Policy:
         model: the joint model, on the device to run on.
         params: weights.
         normalizer: ranges.
+        ownership: which weights belong to which task; None where all tasks share all.
     """
 
-    def __init__(self, spec: PolicySpec, model: TrajectoryModel, params: Params, normalizer: Normalizer) -> None:
+    def __init__(
+        self,
+        spec: PolicySpec,
+        model: TrajectoryModel,
+        params: Params,
+        normalizer: Normalizer,
+        ownership: Ownership | None = None,
+    ) -> None:
         self.spec, self.model, self.params, self.normalizer = spec, model, params, normalizer
+        self.ownership = ownership
         self.device = next(iter(params.values())).device
         learned = self.learned_tasks
         self._task = spec.tasks.index(learned[-1]) if learned else 0
@@ -127,12 +157,16 @@ class Policy:
             raise ValueError(
                 f"task must be a learned one ({', '.join(self.learned_tasks)}), got {self.spec.tasks[index]!r}"
             )
-        self._task = index
+        self._task, self._weights = index, self.params_of(index)
         self._seeds = tuple(seeds)
         self._rngs: list[torch.Generator] = []
         self._history: Tensor | None = None
         self._chunk: Tensor | None = None
         self._used = 0
+
+    def params_of(self, task: int) -> Params:
+        """The weights that the task with this index uses."""
+        return self.params if self.ownership is None else self.ownership.params_of(self.params, task)
 
     @property
     def learned_tasks(self) -> list[str]:
@@ -183,7 +217,7 @@ class Policy:
         padded = functional.pad(observation, (0, 0, 0, ROWS - count))
         task = torch.full((ROWS,), self._task, device=self.device)
         spare = [torch.Generator()] * (ROWS - count)
-        return self.model.act(self.params, padded, task, [*rngs, *spare])[:count]
+        return self.model.act(self._weights, padded, task, [*rngs, *spare])[:count]
 
     def _ensure_rngs(self, count: int) -> None:
         for row in range(len(self._rngs), count):
@@ -193,11 +227,17 @@ class Policy:
             self._rngs.append(generator)
 
     def save(self, folder: Path | str) -> None:
-        """Write ``model.safetensors``, ``normalizer.safetensors`` and, last, ``config.json`` into ``folder``."""
+        """Write ``model.safetensors``, ``normalizer.safetensors`` and, last, ``config.json`` into ``folder``.
+
+        Where tasks have weights of their own, ``owner.safetensors`` says which.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / "model.safetensors", {k: v.detach().cpu() for k, v in self.params.items()})
         write_safetensors(folder / "normalizer.safetensors", self.normalizer.state())
+        if self.ownership is not None:
+            owner = {f"owner.{name}": leaf.cpu() for name, leaf in self.ownership.owner.items()}
+            write_safetensors(folder / "owner.safetensors", {**owner, "visits": self.ownership.visits.cpu()})
         write_json(folder / "config.json", self.spec.to_json())
 
 
@@ -229,4 +269,19 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     expected = {name: tensor.shape for name, tensor in model.net.named_parameters()}
     if {name: tensor.shape for name, tensor in params.items()} != expected:
         raise ValueError(f"{folder / 'model.safetensors'} must fit the network of {config}, got other names or shapes")
-    return Policy(spec, model, {name: params[name].to(device) for name in expected}, Normalizer.from_state(ranges))
+    ownership = _ownership(folder / "owner.safetensors", expected, len(spec.tasks), device)
+    params = {name: params[name].to(device) for name in expected}
+    return Policy(spec, model, params, Normalizer.from_state(ranges), ownership)
+
+
+def _ownership(
+    path: Path, shapes: Mapping[str, torch.Size], num_tasks: int, device: torch.device | str
+) -> Ownership | None:
+    if not path.exists():
+        return None
+    state, _ = read_safetensors(path)
+    wanted = {"visits": torch.Size([num_tasks]), **{f"owner.{name}": shape for name, shape in shapes.items()}}
+    if {name: tensor.shape for name, tensor in state.items()} != wanted:
+        raise ValueError(f"{path} must fit the network beside it, got other names or shapes")
+    owner = {name: state[f"owner.{name}"].to(device) for name in shapes}
+    return Ownership(owner, state["visits"])

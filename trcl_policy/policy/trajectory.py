@@ -77,7 +77,8 @@ class TrajectoryModel(Denoiser):
     """A denoiser of windows with separate noise levels for observations and actions.
 
     A share ``policy_fraction`` of the corrupted samples has a clean observation (the policy's task), the rest has both
-    parts at one level (the generator's).
+    parts at one level (the generator's). In guided windows, how far along the episode they are is a third part: noisy
+    for the policy, clean for the generator, which is thus told the time it is to generate (Yue et al. 2024).
 
     Args:
         net: network over windows.
@@ -105,10 +106,12 @@ class TrajectoryModel(Denoiser):
         self.shape, self.policy_fraction = shape, policy_fraction
 
     def draw_levels(self, count: int, rng: torch.Generator) -> Tensor:
-        """Levels (B, 2): (0, t) for the policy's share, (t, t) for the rest, t uniform in 1..T."""
+        """Levels (B, K): 0 for what is given (the policy's observation, the generator's progress), else t in 1..T."""
         level = super().draw_levels(count, rng).clone()
         acting = torch.rand(count, generator=rng, device=rng.device) < self.policy_fraction
         level[:, 0] = torch.where(acting, 0, level[:, 0])
+        if self.shape.guided:
+            level[:, 1] = torch.where(acting, level[:, 1], 0)
         return level
 
     def act(self, params: Params, observation: Tensor, task: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
@@ -123,7 +126,7 @@ class TrajectoryModel(Denoiser):
         Returns:
             (B, horizon, Da), normalised.
         """
-        size = self.parts["action"]
+        size = sum(self.parts.values()) - self.parts["observation"]
         noise = torch.stack([torch.randn(size, generator=rng) for rng in rngs]).to(observation.device)
         steps = self.process.config.acting_steps
         made = self.sample(params, {"task": task}, {"observation": observation}, noise, steps, rngs)

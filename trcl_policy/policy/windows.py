@@ -27,17 +27,20 @@ class Shape:
         action_dim: size of one action.
         n_obs_steps: observations in the history.
         horizon: predicted actions.
+        guided: a window also tells how far along its episode it is, and generation can be told.
     """
 
     observation_dim: int
     action_dim: int
     n_obs_steps: int
     horizon: int
+    guided: bool = False
 
     @property
     def parts(self) -> dict[str, int]:
         """Flattened size of each part of a window."""
-        return {"observation": self.n_obs_steps * self.observation_dim, "action": self.horizon * self.action_dim}
+        observation, action = self.n_obs_steps * self.observation_dim, self.horizon * self.action_dim
+        return {"observation": observation, **({"progress": 1} if self.guided else {}), "action": action}
 
 
 class Windows:
@@ -61,7 +64,7 @@ class Windows:
             )
         self.starts = torch.from_numpy(np.repeat(ends - lengths, lengths)).to(device)
         self.lasts = torch.from_numpy(np.repeat(ends - 1, lengths)).to(device)
-        self.task = task
+        self.task, self.guided = task, shape.guided
         self._past = torch.arange(-shape.n_obs_steps + 1, 1, device=device)
         self._future = torch.arange(shape.horizon, device=device)
 
@@ -70,11 +73,19 @@ class Windows:
         return len(self.action)
 
     def gather(self, index: Tensor) -> Batch:
-        """Windows at steps ``index`` (B,): ``observation`` and ``action`` flattened (B, size), ``task`` (B,)."""
+        """Windows at steps ``index`` (B,): ``observation`` and ``action`` flattened (B, size), ``task`` (B,).
+
+        Guided ones also have ``progress`` (B, 1): -1 at the first step of the episode, 1 at the last.
+        """
         past = torch.maximum(index[:, None] + self._past, self.starts[index, None])
         future = torch.minimum(index[:, None] + self._future, self.lasts[index, None])
         return {
             "observation": self.observation[past].flatten(1),
             "action": self.action[future].flatten(1),
             "task": torch.full_like(index, self.task),
+            **({"progress": self._progress(index)} if self.guided else {}),
         }
+
+    def _progress(self, index: Tensor) -> Tensor:
+        first, last = self.starts[index], self.lasts[index]
+        return (2 * (index - first) / (last - first).clamp_min(1) - 1)[:, None]

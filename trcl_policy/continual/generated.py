@@ -1,0 +1,136 @@
+"""Generative replay: the previous model makes the old data itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from trcl_policy.continual.model import Model, chunks
+from trcl_policy.continual.params import Batch, Layout, concatenate, num_rows, rows
+from trcl_policy.continual.past import Learned
+from trcl_policy.continual.replay import Pool, Replay, Request, taught
+from trcl_policy.continual.streams import Streams
+from trcl_policy.continual.tasks import Task
+
+SOURCES = ("generated", "rehearsed")
+TEACHERS = ("ema", "raw")
+JUDGED = 4
+"""Corruptions on which a generated sample is judged by the filter."""
+
+
+@dataclass(frozen=True)
+class GeneratedReplay(Replay):
+    """No sample is stored from the past (paper, section 3).
+
+    After every task the model of that moment, the teacher, makes a fresh pool for ALL tasks learned so far, equally
+    many for each, each sample from its own noise. While the next task is learned, pool samples are noised again and the
+    student matches the teacher's prediction (``distilled``) or the drawn target (plain).
+
+    Attributes:
+        samples_per_task: samples made for each old task.
+        distilled: match the teacher's prediction instead of the drawn target.
+        source: ``generated`` by the model, or ``rehearsed``: what the model meets when it does the old task itself.
+        weights: weights of the teacher, ``ema`` (those that are released) or ``raw`` (before averaging).
+        keep: share of the made samples that is kept of each task, those with the least loss under the teacher; (0, 1].
+        refresh: updates after which the pool is made anew within a task; 0 for never.
+        chunk_size: samples per call of ``generate``.
+        pool: samples made.
+        teacher: weights (P,) of the previous model.
+    """
+
+    samples_per_task: int = 2000
+    distilled: bool = True
+    source: str = "generated"
+    weights: str = "ema"
+    keep: float = 1.0
+    refresh: int = 0
+    chunk_size: int = 2048
+    pool: Pool = field(default_factory=Pool)
+    teacher: Tensor | None = None
+
+    memory = "one vector in all (the previous model) and what it makes, `replay_samples` a task"
+
+    def __post_init__(self) -> None:
+        """Check the options once."""
+        if self.samples_per_task < 1:
+            raise ValueError(f"replay_samples must be >= 1 [samples a task], got {self.samples_per_task}")
+        if self.source not in SOURCES:
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {self.source!r}")
+        if self.weights not in TEACHERS:
+            raise ValueError(f"teacher must be one of {', '.join(TEACHERS)}, got {self.weights!r}")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"replay_keep must be in (0, 1], got {self.keep}")
+        if self.refresh < 0:
+            raise ValueError(f"replay_refresh must be >= 0 [updates], got {self.refresh}")
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be >= 1 [samples a call], got {self.chunk_size}")
+
+    @property
+    def num_tasks(self) -> int:
+        """Old tasks held."""
+        return self.pool.num_tasks
+
+    def before_step(self, request: Request) -> Replay:
+        """Make the pool anew where its time has come."""
+        if self.teacher is None or not self.refresh or not request.step or request.step % self.refresh:
+            return self
+        made = self._made(self.teacher, request.model, request.layout, request.streams, request.old_tasks)
+        return replace(self, pool=made)
+
+    def draw(self, request: Request) -> Batch | None:
+        """Made samples under new noise; where ``distilled``, their target is the teacher's prediction."""
+        if self.teacher is None:
+            return None
+        corrupted = request.model.corrupt(self.pool.pick(request), request.streams["replay/noise"])
+        return taught(request, self.teacher, corrupted) if self.distilled else corrupted
+
+    def after_task(self, learned: Learned) -> Replay:
+        """Make the model of this moment the teacher and let it make samples of every task seen so far."""
+        teacher = (learned.theta if self.weights == "ema" or learned.raw is None else learned.raw).clone()
+        made = self._made(teacher, learned.model, learned.layout, learned.streams, learned.old_tasks)
+        return replace(self, pool=made, teacher=teacher)
+
+    def _made(self, teacher: Tensor, model: Model, layout: Layout, streams: Streams, tasks: tuple[Task, ...]) -> Pool:
+        params, wanted = layout.unflatten(teacher), -(-self.samples_per_task // self.keep)
+        with torch.no_grad():
+            if self.source == "rehearsed":
+                parts = [_rehearsed(task, params, int(wanted), streams["replay/rehearse"]) for task in tasks]
+            else:
+                parts = self._generated(model, params, int(wanted), streams, tasks)
+            if self.keep < 1:
+                parts = [self._best(model, params, part, streams["replay/filter"]) for part in parts]
+        pool = Pool()
+        for part in parts:
+            pool = pool.joined(part)
+        return pool
+
+    def _generated(
+        self, model: Model, params: dict[str, Tensor], count: int, streams: Streams, tasks: tuple[Task, ...]
+    ) -> list[Batch]:
+        conditions = concatenate([dict(task.conditions(count, streams["replay/conditions"])) for task in tasks])
+        rng = streams["replay/generate"]
+        made = concatenate([dict(model.generate(params, c, rng)) for c in chunks(conditions, self.chunk_size)])
+        return [rows(made, slice(number * count, (number + 1) * count)) for number in range(len(tasks))]
+
+    def _best(self, model: Model, params: dict[str, Tensor], made: Batch, rng: torch.Generator) -> Batch:
+        """The samples with the least loss, averaged over some corruptions."""
+        total = sum(model.losses(params, model.corrupt(made, rng)) for _ in range(JUDGED))
+        assert isinstance(total, Tensor)
+        best = total.topk(min(self.samples_per_task, num_rows(made)), largest=False).indices
+        return rows(made, best.sort().values)
+
+    def state(self) -> dict[str, Tensor]:
+        """The pool and the teacher."""
+        return {} if self.teacher is None else {"teacher": self.teacher, **self.pool.state()}
+
+    def restore(self, state: dict[str, Tensor]) -> Replay:
+        """The replay saved as ``state``."""
+        return replace(self, pool=Pool.restored(state), teacher=state.get("teacher"))
+
+
+def _rehearsed(task: Task, params: dict[str, Tensor], count: int, rng: torch.Generator) -> Batch:
+    if task.rehearse is None:
+        raise ValueError(f"replay by rehearsal needs tasks that can be done at will, got {task.name}, which can't")
+    return task.rehearse(params, count, rng)
