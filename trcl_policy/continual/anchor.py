@@ -81,15 +81,11 @@ class FisherAnchor:
     @property
     def memory(self) -> str:
         """What is kept of old tasks, in words."""
-        count = (
-            ("one vector" if self.kind == "rank1" else "`rank` vectors")
-            if self.kind in ("rank1", "lowrank", "diagonal_lowrank")
-            else ""
-        )
-        low = f"{count} {'in all' if self.keep in ('compressed', 'online') else 'a task'}" if count else ""
-        held = "two vectors a task" if self.keep == "separate" else "two vectors in all"
-        own = {"isotropic": held.replace("two vectors", "one vector"), "rank1": "", "lowrank": ""}.get(self.kind, held)
-        return " and ".join(text for text in (own, low) if text)
+        where = "a task" if self.keep in ("merged", "separate") else "in all"
+        low = {"rank1": f"one vector {where}"}.get(self.kind, f"`rank` vectors {where}")
+        held = "a task" if self.keep == "separate" else "in all"
+        own = f"{'one vector' if self.kind == 'isotropic' else 'two vectors'} {held}"
+        return {"rank1": low, "lowrank": low, "diagonal_lowrank": f"{own} and {low}"}.get(self.kind, own)
 
     @property
     def coefficient(self) -> float:
