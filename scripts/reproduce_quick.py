@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from quickstart import collect, train_all
 
-from trcl_policy.continual.metrics import mean_of_shares_interval
+from trcl_policy.continual.statistics import mean_of_shares_interval
 from trcl_policy.files import write_json
 
 METHODS = ("finetune", "ewc", "replay", "trcl", "joint")

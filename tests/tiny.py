@@ -19,7 +19,7 @@ network: {{kind: mlp, width: 16, depth: 1, condition_dim: 8}}
 training: {{steps: 30, batch_size: 32}}
 diffusion: {{acting_steps: 2, replay_steps: 2}}
 method: {{name: trcl, fisher_samples: 64, replay_samples: 64}}
-evaluation: {{episodes: 2, at_steps: [10]}}
+evaluation: {{episodes: 2, at_steps: [0, 10]}}
 log_every: 5
 save_every_s: 0
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,18 @@ class EvaluationConfig:
     Attributes:
         episodes: rollouts of every task seen.
         seed: seed of the first start state; episode n uses seed + n. Keep it away from the seeds of demonstrations.
-        at_steps: updates within a task at which all older tasks are rolled out too, for re-convergence curves.
+        at_steps: updates within a task at which the older tasks and the one being learned are rolled out too and their
+            held-out losses taken, for re-convergence and transfer. A list, where 0 is the new task before its first
+            update, or a text of pieces joined by commas: ``dense`` (0, 2, 5, 10, 20, 50, 100, ...), ``every 100`` (0,
+            100, 200, ...) and numbers.
+        alone: a finished run of the method ``alone`` on the same tasks and updates, for forward transfer.
         threads: physics threads.
     """
 
     episodes: int = 25
     seed: int = 1_000_000
-    at_steps: tuple[int, ...] = ()
+    at_steps: str | tuple[int, ...] = ()
+    alone: str | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -141,8 +146,28 @@ class EvaluationConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if any(step < 1 for step in self.at_steps):
-            raise ValueError(f"at_steps must be >= 1, got {list(self.at_steps)}")
+        if not isinstance(self.at_steps, str) and any(step < 0 for step in self.at_steps):
+            raise ValueError(f"at_steps must be >= 0, got {list(self.at_steps)}")
+        self.updates(1)
+
+    def updates(self, steps: int) -> tuple[int, ...]:
+        """The updates that ``at_steps`` means where a task gets ``steps`` of them, rising."""
+        if not isinstance(self.at_steps, str):
+            return tuple(sorted(set(self.at_steps)))
+        return tuple(sorted({step for piece in self.at_steps.split(",") for step in _spelled(piece.strip(), steps)}))
+
+
+def _spelled(piece: str, steps: int) -> Sequence[int]:
+    """The updates below ``steps`` of one piece of ``at_steps``; a bare number is taken as it is."""
+    word, _, number = piece.partition(" ")
+    if piece == "dense":
+        grid = (digit * 10**power for power in range(len(str(steps))) for digit in (2, 5, 10))
+        return [0, *(step for step in grid if step < steps)]
+    if word == "every" and number.strip().isdecimal() and int(number) > 0:
+        return range(0, steps, int(number))
+    if piece.isdecimal():
+        return [int(piece)]
+    raise ValueError(f"at_steps must be a list or made of 'dense', 'every 100' and numbers, got {piece!r}")
 
 
 @dataclass(frozen=True)
@@ -194,10 +219,10 @@ class RunConfig:
                 f"compile must be false for {self.method.name} unless method.second_order is false, got true: "
                 "a compiled network has no second derivatives"
             )
-        if any(step >= self.training.steps for step in self.evaluation.at_steps):
+        at_steps = self.evaluation.updates(self.training.steps)
+        if any(step >= self.training.steps for step in at_steps):
             raise ValueError(
-                f"evaluation.at_steps must be < training.steps = {self.training.steps}, "
-                f"got {list(self.evaluation.at_steps)}"
+                f"evaluation.at_steps must be < training.steps = {self.training.steps}, got {list(at_steps)}"
             )
 
 

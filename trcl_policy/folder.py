@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +27,7 @@ from trcl_policy.files import (
     write_safetensors,
     write_text,
 )
+from trcl_policy.rollout.retention import learning_curves
 from trcl_policy.schema import ConfigError
 
 PACKAGES = ("trcl-policy", "torch", "mujoco", "metaworld", "gymnasium", "diffusers", "zarr", "numpy", "robomimic")
@@ -154,6 +155,11 @@ class RunFolder:
             ]
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
+    def log(self) -> list[dict[str, Any]]:
+        """Lines of ``log.jsonl``."""
+        path = self.path / "log.jsonl"
+        return read_jsonl(path) if path.exists() else []
+
     def episodes(self, repair: bool = False) -> list[dict[str, Any]]:
         """Lines of ``episodes.jsonl``; a line torn by a crash is left out, and removed with ``repair``."""
         path = self.path / "episodes.jsonl"
@@ -184,6 +190,29 @@ def provenance() -> dict[str, Any]:
         "started": now(),
         "ended": None,
     }
+
+
+def alone_curves(config: RunConfig, names: Sequence[str]) -> list[dict[int, float]] | None:
+    """Success of each task trained alone, by update, from the run that ``evaluation.alone`` names; None without one.
+
+    Raises:
+        ConfigError: it is no finished run of the method ``alone`` on these tasks with the same evaluated updates.
+    """
+    if config.evaluation.alone is None:
+        return None
+    metrics = RunFolder(config.evaluation.alone).metrics() or {"method": "nothing measured", "tasks": []}
+    curves = learning_curves(metrics)
+    wanted = [*config.evaluation.updates(config.training.steps), config.training.steps]
+    for name, value, accepted in (
+        ("method", metrics["method"], "alone"),
+        ("tasks", ", ".join(metrics["tasks"]), ", ".join(names)),
+        ("evaluated updates", next((sorted(c) for c in curves if sorted(c) != wanted), wanted), wanted),
+    ):
+        if value != accepted:
+            raise ConfigError(
+                f"evaluation.alone must be a run with {name} {accepted}, got {config.evaluation.alone} with {value}"
+            )
+    return curves
 
 
 def now() -> str:

@@ -6,19 +6,16 @@ Everything here starts from checkpoints and never changes the run's own results.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from trcl_envs.catalog import make_env, make_renderer, resolve_task, task_info
-from trcl_policy.continual.metrics import wilson_interval
 from trcl_policy.continual.probes import recover
-from trcl_policy.domains import DOMAINS, PolicyDomain
 from trcl_policy.folder import RunFolder
 from trcl_policy.policy.controller import Policy, load_policy
+from trcl_policy.recovery import open_run
 from trcl_policy.rollout.record import draw, record_episode, side_by_side
 from trcl_policy.rollout.retention import cells, task_of
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
@@ -31,102 +28,6 @@ SPEED = 0.5
 """Speed of videos against real time."""
 LINGER_STEPS = 15
 """Control steps shown after a success."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """How recovery is probed; the same for every method.
-
-    Attributes:
-        steps: updates.
-        every: updates between measurements.
-        episodes: rollouts at each measurement.
-        learning_rate: constant Adam rate.
-        target: share of the success right after learning that counts as recovered.
-        seed: seed of batches, noise and start states.
-    """
-
-    steps: int
-    every: int
-    episodes: int
-    learning_rate: float
-    target: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check every value once."""
-        for name in ("steps", "every", "episodes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0 or not 0 < self.target <= 1:
-            raise ConfigError(
-                f"learning_rate must be > 0 and target in (0, 1], got {self.learning_rate} and {self.target}"
-            )
-
-
-def recovery_curves(folder: RunFolder, tasks: str | None, probe: Probe) -> dict[str, Any]:
-    """Probe recovery of old tasks from the newest checkpoint, measured by rollouts every few updates.
-
-    Returns:
-        A document with ``tasks`` {name: {steps, success, intervals, reference, recovered_after}}; ``reference`` is the
-        success right after the task was learned, ``recovered_after`` the first update at ``target`` of it (null:
-        never).
-    """
-    domain, policy = _open(folder)
-    names = list(dict.fromkeys(domain.sequence[:-1])) if tasks is None else _chosen(domain, tasks)
-    result: dict[str, Any] = {"run": str(folder.path), "checkpoint": folder.checkpoint().name, "tasks": {}}
-    for name in names:
-        result["tasks"][name] = _curve(folder, domain, policy, name, probe)
-    domain.close()
-    return {**result, "probe": asdict(probe)}
-
-
-def _curve(folder: RunFolder, domain: PolicyDomain, policy: Policy, name: str, probe: Probe) -> dict[str, Any]:
-    task = domain.tasks[domain.sequence.index(name)]
-    seeds = range(probe.seed, probe.seed + probe.episodes)
-    start = policy.params_of(domain.distinct.index(name))
-    moments: dict[int, dict[str, torch.Tensor]] = {0: dict(start)}
-    way = recover(domain.model, start, task, probe.steps, probe.every, probe.seed, probe.learning_rate)
-    moments.update((snapshot.position.step, snapshot.params) for snapshot in way)
-    wins = [
-        sum(episode.success for episode in domain.measure(domain.agent(params, len(domain.sequence)), name, seeds))
-        for params in moments.values()
-    ]
-    success = [count / probe.episodes for count in wins]
-    reference = _learned_score(folder, domain, name)
-    goal = None if reference is None else probe.target * reference
-    back = None if goal is None else next((s for s, v in zip(moments, success, strict=True) if v >= goal), None)
-    return {
-        "steps": list(moments),
-        "success": success,
-        "intervals": [list(wilson_interval(count, probe.episodes)) for count in wins],
-        "reference": reference,
-        "recovered_after": back,
-    }
-
-
-def _learned_score(folder: RunFolder, domain: PolicyDomain, name: str) -> float | None:
-    metrics = folder.metrics()
-    if metrics is None:
-        return None
-    place = domain.sequence.index(name)
-    score = metrics["scores"][place][place]
-    return metrics["scores"][-1][place] if score is None else score
-
-
-def _open(folder: RunFolder) -> tuple[PolicyDomain, Policy]:
-    config = folder.config()
-    torch.set_num_threads(config.threads)
-    domain = DOMAINS[config.domain](config)
-    return domain, load_policy(folder.checkpoint(), domain.device)
-
-
-def _chosen(domain: PolicyDomain, tasks: str) -> list[str]:
-    names = [resolve_task(name.strip()) for name in tasks.split(",")]
-    for name in names:
-        if name not in domain.sequence:
-            raise ConfigError(f"task must be one of the run's ({', '.join(domain.distinct)}), got {name}")
-    return names
 
 
 @dataclass(frozen=True)
@@ -237,7 +138,7 @@ def _learned_at(folder: RunFolder, task: str) -> int:
 def _recovered(folder: RunFolder, task: str, steps: int) -> Policy:
     if steps < 1:
         raise ConfigError(f"recovery_steps must be >= 1, got {steps}")
-    domain, policy = _open(folder)
+    domain, policy = open_run(folder)
     rate = folder.config().training.learning_rate
     visit = domain.tasks[domain.sequence.index(task)]
     start = policy.params_of(domain.distinct.index(task))

@@ -17,11 +17,13 @@ from tqdm import tqdm
 from trcl_policy.config import RunConfig
 from trcl_policy.continual.learner import Snapshot, learn
 from trcl_policy.continual.methods import METHODS
+from trcl_policy.continual.params import Params
 from trcl_policy.continual.probes import held_out_loss
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.domains import DOMAINS, PolicyDomain
-from trcl_policy.folder import RunFolder, now
+from trcl_policy.folder import RunFolder, alone_curves, now
 from trcl_policy.policy.controller import Policy
+from trcl_policy.rollout.relearning import loss_retention
 from trcl_policy.rollout.retention import cells, retention, task_of
 from trcl_policy.schema import ConfigError
 
@@ -75,6 +77,8 @@ class _Trainer:
         self.config, self.folder, self.domain = config, folder, domain
         self.method = METHODS[config.method.name].build(config.method)
         self.names = domain.names
+        self.at_steps = config.evaluation.updates(config.training.steps)
+        self.alone = alone_curves(config, self.names)
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
         self._stop = False
@@ -100,8 +104,8 @@ class _Trainer:
         streams = Streams(derive_seed(self.config.seed, "learning"), self.domain.device)
         tasks, training = self.domain.tasks, self.config.training
         params, model = self.domain.params(), self.domain.model
-        every, at_steps = self.config.log_every, self.config.evaluation.at_steps
-        for snapshot in learn(model, params, tasks, self.method, training, streams, every, at_steps, state):
+        every = self.config.log_every
+        for snapshot in learn(model, params, tasks, self.method, training, streams, every, self.at_steps, state):
             self._changed = True
             self._receive(snapshot)
             if self._stop:
@@ -134,9 +138,12 @@ class _Trainer:
     def _measure_late(self, state: Mapping[str, torch.Tensor] | None) -> None:
         """Measure the checkpoints that the run was stopped before measuring."""
         learned = 0 if state is None else self._num_learned(*self._position(state))
+        self._measure_before(self.domain.params(), 0, None)
         for checkpoint in self.folder.checkpoints():
             if int(checkpoint.name) < learned:
-                self._measure(self.domain.load(checkpoint), int(checkpoint.name), None)
+                agent = self.domain.load(checkpoint)
+                self._measure(agent, int(checkpoint.name), None)
+                self._measure_before(agent.params, int(checkpoint.name) + 1, agent.owner)
 
     def _num_learned(self, task: int, step: int) -> int:
         if self.method.joint:
@@ -157,14 +164,19 @@ class _Trainer:
             self.folder.point_last_at(number)
             self._save(snapshot)
             self._measure(agent, number, None)
+            self._measure_before(snapshot.params, number + 1, snapshot.owner)
             self._write_metrics()
             self._tell(number)
         else:
-            if position.step in self.config.evaluation.at_steps and not self.method.joint and position.task:
-                agent = self.domain.agent(snapshot.params, position.task, snapshot.owner)
+            if self._is_measured(snapshot):
+                agent = self.domain.agent(snapshot.params, position.task + 1, snapshot.owner)
                 self._measure(agent, position.task, position.step)
             if time.monotonic() - self._saved_at > max(self.config.save_every_s, SLOWEST_SAVE * self._save_seconds):
                 self._save(snapshot)
+
+    def _is_measured(self, snapshot: Snapshot) -> bool:
+        """Whether ``at_steps`` asks for this moment inside a task; a joint run has none to be inside of."""
+        return snapshot.kind == "step" and snapshot.position.step in self.at_steps and not self.method.joint
 
     def _log(self, snapshot: Snapshot) -> None:
         position = snapshot.position
@@ -183,7 +195,8 @@ class _Trainer:
             "seconds": snapshot.seconds["training"],
             "steps_per_second": round(self._done(snapshot) / max(snapshot.seconds["training"], 1e-9), 2),
         }
-        if snapshot.kind == "learned":
+        if snapshot.kind == "learned" or self._is_measured(snapshot):
+            record["learned"] = snapshot.kind == "learned"
             record["held_out_loss"] = self._held_out(snapshot)
         self.folder.append_log(record)
         self._tensorboard(record, self._done(snapshot))
@@ -192,8 +205,8 @@ class _Trainer:
         return snapshot.position.task * self.config.training.steps + snapshot.position.step
 
     def _held_out(self, snapshot: Snapshot) -> dict[str, float | None]:
-        """Held-out loss of every task seen, under noise that is the same for all methods and moments."""
-        seen = self._num_learned(snapshot.position.task, snapshot.position.step)
+        """Held-out loss of every task seen and of the new one, under the same noise for all methods and moments."""
+        seen = len(self.names) if self.method.joint else snapshot.position.task + 1
         visits = dict(zip(self.names[:seen], self.domain.tasks.tasks[:seen], strict=True))
         return {
             name: held_out_loss(self.domain.model, snapshot.params_of(place), task, seed=0)
@@ -222,7 +235,9 @@ class _Trainer:
         self._save_seconds = self._saved_at - started
 
     def _measure(self, agent: Policy, number: int, step: int | None) -> None:
-        """Roll out every task seen, except for episodes that are on record already.
+        """Roll out every task seen, the one being learned included, except for episodes that are on record already.
+
+        At step 0 this is the new task alone: the others stand as the task before left them.
 
         Raises:
             Interrupted: between two tasks; the last save stands before these measurements.
@@ -230,8 +245,10 @@ class _Trainer:
         started = time.monotonic()
         done = cells(self.folder.episodes())
         first, count = self.config.evaluation.seed, self.config.evaluation.episodes
-        learned = number + (step is None)
-        for task in dict.fromkeys(task_of(name) for name in self.names[:learned]):
+        total = self.config.training.steps * (len(self.names) if self.method.joint else 1)
+        update = total if step is None else step
+        learned = number + 1
+        for task in dict.fromkeys(task_of(name) for name in self.names[number * (step == 0) : learned]):
             there = done.get((number, step, task), {})
             if all(seed in there for seed in range(first, first + count)):
                 continue
@@ -240,7 +257,7 @@ class _Trainer:
             self._changed = True
             episodes = self.domain.measure(agent, task, range(first, first + count))
             self.folder.append_episodes(
-                {"checkpoint": number, "step": step, **episode.record()}
+                {"checkpoint": number, "step": step, "update": update, **episode.record()}
                 for episode in episodes
                 if episode.seed not in there
             )
@@ -248,9 +265,15 @@ class _Trainer:
             seconds["evaluation"] = seconds.get("evaluation", 0.0) + time.monotonic() - started
             started = time.monotonic()
 
+    def _measure_before(self, params: Params, number: int, owner: torch.Tensor | None) -> None:
+        """Roll out task ``number`` before its first update, where ``at_steps`` asks for that."""
+        if 0 in self.at_steps and not self.method.joint and number < len(self.names):
+            self._measure(self.domain.agent(params, number + 1, owner), number, 0)
+
     def _write_metrics(self) -> None:
-        measured = retention(self.folder.episodes(), self.names)
-        self.folder.write_metrics({"method": self.config.method.name, **measured, "cost": self._cost})
+        measured = retention(self.folder.episodes(), self.names, self.alone)
+        losses = loss_retention(self.folder.log(), self.names)
+        self.folder.write_metrics({"method": self.config.method.name, **measured, **losses, "cost": self._cost})
 
     def _tell(self, number: int) -> None:
         metrics = self.folder.metrics() or {}

@@ -1,58 +1,8 @@
-"""Numbers made of a score matrix, against formulas worked by hand and scipy."""
-
-import math
+"""Numbers made of a score matrix and of learning curves, against formulas worked by hand."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from trcl_policy.continual.metrics import (
-    Summary,
-    mean_of_shares_interval,
-    reconvergence,
-    summarize,
-    wilson_interval,
-)
-
-
-@given(total=st.integers(1, 500), part=st.floats(0, 1))
-def test_wilson_ends_solve_the_score_equation(total, part):
-    """The ends are the shares p at which |share - p| = z sqrt(p (1 - p) / total)."""
-    successes, z = round(part * total), 1.959963984540054
-    share = successes / total
-    for end in wilson_interval(successes, total):
-        assert 0 <= end <= 1
-        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / total), abs=1e-7)
-
-
-def test_wilson_equals_scipy():
-    stats = pytest.importorskip("scipy.stats")
-    for successes, total in [(0, 20), (3, 20), (20, 20), (57, 100)]:
-        wanted = stats.binomtest(successes, total).proportion_ci(method="wilson")
-        assert wilson_interval(successes, total) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
-
-
-def test_wilson_known_values():
-    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson_interval(0, 10)[0] == 0
-    assert wilson_interval(10, 10)[1] == 1
-
-
-@pytest.mark.parametrize(("successes", "total"), [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_impossible_counts(successes, total):
-    with pytest.raises(ValueError, match=r"successes must be in \[0, total\] and total >= 1, got"):
-        wilson_interval(successes, total)
-
-
-def test_interval_of_one_share_is_wilsons_and_more_shares_narrow_it():
-    assert mean_of_shares_interval([(3, 20)]) == pytest.approx(wilson_interval(3, 20))
-    low, high = wilson_interval(3, 20)
-    many = mean_of_shares_interval([(3, 20)] * 4)
-    assert many == pytest.approx((0.15 - (0.15 - low) / 2, 0.15 + (high - 0.15) / 2))
-    mixed = mean_of_shares_interval([(0, 20), (20, 20)])
-    doubt = wilson_interval(0, 20)[1] / 2
-    assert mixed == pytest.approx((0.5 - doubt, 0.5 + doubt))
-
+from trcl_policy.continual.metrics import Libero, Summary, area_under_curve, forward_transfer, libero, summarize
 
 SCORES = [[0.9, None, None], [0.5, 0.8, None], [0.3, 0.9, 0.7]]
 
@@ -82,14 +32,50 @@ def test_a_single_task_has_no_old_ones():
     assert summarize([[0.75]]) == Summary(0.75, 0.0, None, None)
 
 
-def test_reconvergence_is_the_first_evaluated_update_at_the_level():
-    curve = {0: 1.0, 2: 0.3, 10: 0.72, 50: 0.81, 200: 0.6, 400: 0.9}
-    assert reconvergence(curve, reference=0.9) == {"0.99": 400, "0.9": 50, "0.8": 10}
-    shuffled = dict(reversed(curve.items()))
-    assert reconvergence(shuffled, reference=0.9) == reconvergence(curve, reference=0.9)
+# ---- learning curves ----
 
 
-def test_reconvergence_may_be_never():
-    assert reconvergence({1: 0.1, 100: 0.5}, reference=1.0) == {"0.99": None, "0.9": None, "0.8": None}
-    assert reconvergence({0: 1.0}, reference=1.0, levels=(0.5,)) == {"0.5": None}
-    assert reconvergence({}, reference=1.0, levels=(0.5,)) == {"0.5": None}
+def test_area_is_by_trapezoids_over_the_evaluated_span():
+    assert area_under_curve({0: 0.0, 10: 0.5, 40: 1.0}) == pytest.approx((2.5 + 22.5) / 40)
+    assert area_under_curve({40: 1.0, 10: 0.5}) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="curve must hold at least two evaluated updates, got 1"):
+        area_under_curve({5: 1.0})
+
+
+def test_forward_transfer_is_the_share_of_the_possible_gain():
+    alone = [{0: 0.0, 10: 1.0}, {0: 0.0, 10: 0.8}, {0: 0.2, 10: 0.6}]
+    learned = [{0: 0.0, 10: 1.0}, {0: 0.4, 10: 0.8}, {0: 0.0, 10: 0.2}]
+    assert forward_transfer(learned, alone) == pytest.approx([0.0, (0.6 - 0.4) / 0.6, (0.1 - 0.4) / 0.6])
+
+
+def test_a_task_that_is_perfect_alone_leaves_nothing_to_gain():
+    assert forward_transfer([{0: 0.5, 9: 1.0}], [{0: 1.0, 9: 1.0}]) == [None]
+
+
+def test_curves_on_different_updates_do_not_compare():
+    with pytest.raises(ValueError, match=r"alone must be evaluated at the run's updates \[0, 10\], got updates \[0, 5"):
+        forward_transfer([{0: 0.0, 10: 1.0}], [{0: 0.0, 5: 0.3, 10: 1.0}])
+
+
+CURVES = [
+    [{0: 0.0, 5: 0.8, 10: 0.6}],  # best at 5: counts as 0, .8, .8
+    [{0: 0.8, 5: 0.5, 10: 0.4}, {0: 0.1, 5: 0.3, 10: 0.9}],  # best at 10
+    [{0: 0.4, 5: 0.7, 10: 0.2}, {0: 0.9, 5: 0.6, 10: 0.1}, {0: 0.2, 5: 0.5, 10: 0.5}],  # best first reached at 5
+]
+
+
+def test_libero_of_hand_worked_curves():
+    fwt = [(0.0 + 0.8 + 0.8) / 3, (0.1 + 0.3 + 0.9) / 3, (0.2 + 0.5 + 0.5) / 3]
+    nbt = [((0.8 - 0.4) + (0.8 - 0.7)) / 2, 0.9 - 0.6]
+    auc = [(fwt[0] + 0.4 + 0.7) / 3, (fwt[1] + 0.6) / 2, fwt[2]]
+    found = libero(CURVES)
+    assert (found.fwt, found.nbt, found.auc) == pytest.approx((sum(fwt) / 3, sum(nbt) / 2, sum(auc) / 3))
+
+
+def test_libero_needs_the_evaluations_it_speaks_of():
+    ends = [[{10: 0.8}], [{10: 0.5}, {10: 0.9}]]
+    assert libero(ends) == Libero(None, pytest.approx(0.3), None)
+    holes = [[{5: 0.8, 10: 0.8}], [{10: 0.5}, {5: 0.9, 10: 0.9}]]  # the old task was not measured at update 5
+    assert libero(holes) == Libero(pytest.approx(0.85), None, None)
+    assert libero([[{}], [{}, {10: 0.9}]]) == Libero(None, None, None)
+    assert libero([[{0: 0.0, 10: 0.9}]]) == Libero(0.45, None, 0.45)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def evaluate(options: Evaluate) -> int:
     from tqdm import tqdm
 
     from trcl_envs.catalog import make_env
-    from trcl_policy.continual.metrics import wilson_interval
+    from trcl_policy.continual.statistics import wilson_interval
     from trcl_policy.domains import resolve_device
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder, provenance
@@ -113,9 +114,9 @@ class Recover:
         tasks: task names joined by commas; all but the last where not given.
         steps: updates.
         every: updates between measurements.
-        episodes: rollouts at each measurement.
+        episodes: rollouts at each measurement; 0 measures the held-out loss alone, which is cheap.
         learning_rate: constant Adam rate; low, so that methods can be told apart.
-        target: share of the success right after learning that counts as recovered.
+        target: share of the success right after learning that counts as recovered; for losses its inverse.
         seed: seed of batches, noise and start states.
         json: print one JSON document.
     """
@@ -135,17 +136,35 @@ def recover(options: Recover) -> int:
     """Run ``trcl recover``; the result also goes to ``RUN/recovery.json``."""
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder
-    from trcl_policy.moments import Probe, recovery_curves
+    from trcl_policy.recovery import Probe, recovery_curves
 
     folder = RunFolder(options.run)
     settings = {name: value for name, value in vars(options).items() if name not in ("run", "tasks", "json")}
     result = recovery_curves(folder, options.tasks, Probe(**settings))
     write_json(folder.path / "recovery.json", result)
-    lines = [
-        f"{task:<28} "
-        + " ".join(f"{step}:{value:.2f}" for step, value in zip(curve["steps"], curve["success"], strict=True))
-        + f"  back after {curve['recovered_after'] if curve['recovered_after'] is not None else 'never'}"
-        for task, curve in result["tasks"].items()
-    ]
-    say(options.json, result, "\n".join([*lines, f"written: {folder.path / 'recovery.json'}"]))
+    lines = [line for task, curve in result["tasks"].items() for line in _recovery_lines(task, curve)]
+    pooled = [f"{what:<28} {_pooled(table)}" for what, table in result["survival"].items() if table is not None]
+    say(options.json, result, "\n".join([*lines, *pooled, f"written: {folder.path / 'recovery.json'}"]))
     return 0
+
+
+def _recovery_lines(task: str, curve: Mapping[str, Any]) -> Iterator[str]:
+    """Success and loss of a task over the probe's updates, each with the update it is back and stays so."""
+    for what, values, held, digits in (
+        ("success", "success", "held_after", 2),
+        ("loss", "losses", "loss_held_after", 4),
+    ):
+        if None not in curve[values]:
+            shown = zip(curve["steps"], curve[values], strict=True)
+            back = "never" if curve[held] is None else curve[held]
+            yield (
+                f"{f'{task} {what}':<36} " + " ".join(f"{s}:{v:.{digits}f}" for s, v in shown) + f"  back after {back}"
+            )
+
+
+def _pooled(table: Mapping[str, Any]) -> str:
+    median = "not reached" if table["median"] is None else f"{table['median']:g}"
+    return (
+        f"back and held: {table['num_events']} of {table['num']} tasks; median {median}; mean within "
+        f"{table['longest']:g} updates {table['restricted_mean']:.1f} +- {table['restricted_mean_se']:.1f}"
+    )

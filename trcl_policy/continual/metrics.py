@@ -1,47 +1,19 @@
-"""Numbers made of a score matrix: average, forgetting, transfer, re-convergence, and their intervals.
+"""Numbers made of a score matrix and of learning curves: average, forgetting, transfer.
 
 Notation (paper, section 6):
     P[k][i]   score of task i after learning task k; None where it was not measured
+    c[k][i]   curve of task i while task k is learned: {updates of task k that are done: score}, the end included
     T         number of tasks
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Row = Sequence[float | None]
-Z95 = 1.959963984540054
-
-
-def wilson_interval(successes: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share (95 % for the default z).
-
-    Raises:
-        ValueError: ``total`` is not positive, or ``successes`` is not within [0, total].
-    """
-    if total < 1 or not 0 <= successes <= total:
-        raise ValueError(f"successes must be in [0, total] and total >= 1, got {successes} of {total}")
-    share = successes / total
-    scale = 1 + z * z / total
-    middle = (share + z * z / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return (0.0 if successes == 0 else middle - half, 1.0 if successes == total else middle + half)
-
-
-def mean_of_shares_interval(counts: Sequence[tuple[int, int]], z: float = Z95) -> tuple[float, float]:
-    """Interval of the mean of independent shares, from (successes, total) of each.
-
-    Recovers each share's spread from its own Wilson interval, so that shares of 0 or 1 still carry doubt (MOVER,
-    Zou and Donner 2008).
-    """
-    shares = [successes / total for successes, total in counts]
-    ends = [wilson_interval(successes, total, z) for successes, total in counts]
-    mean = sum(shares) / len(shares)
-    below = math.sqrt(sum((share - low) ** 2 for share, (low, _) in zip(shares, ends, strict=True))) / len(shares)
-    above = math.sqrt(sum((high - share) ** 2 for share, (_, high) in zip(shares, ends, strict=True))) / len(shares)
-    return max(0.0, mean - below), min(1.0, mean + above)
+Curve = Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -67,10 +39,10 @@ def summarize(scores: Sequence[Row], higher_is_better: bool = True) -> Summary:
     sign = 1.0 if higher_is_better else -1.0
     drops = [_drop(scores[i][i], last[i], sign) for i in range(len(last))]
     old = drops[:-1]
-    forgetting_old = _mean(old) if old else None
+    forgetting_old = mean_or_none(old) if old else None
     return Summary(
-        average_final=_mean(last),
-        forgetting=_mean(drops),
+        average_final=mean_or_none(last),
+        forgetting=mean_or_none(drops),
         forgetting_old=forgetting_old,
         backward_transfer=None if forgetting_old is None else -forgetting_old,
     )
@@ -80,23 +52,95 @@ def _drop(learned: float | None, final: float | None, sign: float) -> float | No
     return None if learned is None or final is None else sign * (learned - final)
 
 
-def _mean(values: Row) -> float | None:
+def mean_or_none(values: Row) -> float | None:
+    """Mean, None where one value is missing."""
     if any(value is None for value in values):
         return None
     return sum(v for v in values if v is not None) / len(values)
 
 
-def reconvergence(
-    curve: Mapping[int, float], reference: float, levels: Sequence[float] = (0.99, 0.9, 0.8)
-) -> dict[str, int | None]:
-    """First evaluated update s >= 1 at which a task is back at a share of its first score, by level; None is never.
+def area_under_curve(curve: Curve) -> float:
+    """Mean height of a curve from its first evaluated update to its last, by trapezoids; in [0, 1] for shares.
+
+    Raises:
+        ValueError: fewer than two updates.
+    """
+    steps = sorted(curve)
+    if len(steps) < 2:
+        raise ValueError(f"curve must hold at least two evaluated updates, got {len(steps)}")
+    area = sum((late - early) * (curve[early] + curve[late]) / 2 for early, late in pairwise(steps))
+    return area / (steps[-1] - steps[0])
+
+
+def forward_transfer(learned: Sequence[Curve], alone: Sequence[Curve]) -> list[float | None]:
+    """Continual World's forward transfer of each task (Wolczyk et al. 2021, section 4.2).
+
+    (AUC_i - AUC_i^b) / (1 - AUC_i^b), with AUC the mean height of the task's success while it is learned and b the same
+    task trained alone. None where a task alone is perfect all along, which leaves nothing to gain.
 
     Args:
-        curve: score by update since the switch to the next task.
-        reference: P_i(i), the score right after learning.
-        levels: shares of ``reference``.
+        learned: for each task its success while it is learned in the sequence.
+        alone: the same while it is learned alone.
+
+    Raises:
+        ValueError: the two were not evaluated at the same updates, or at fewer than two.
     """
-    after = sorted(step for step in curve if step >= 1)
-    # Shares tie often, and 0.8 * 0.9 exceeds 0.72 by rounding.
-    targets = {f"{level:g}": level * reference - 1e-9 for level in levels}
-    return {name: next((s for s in after if curve[s] >= target), None) for name, target in targets.items()}
+    gains: list[float | None] = []
+    for curve, reference in zip(learned, alone, strict=True):
+        if sorted(curve) != sorted(reference):
+            raise ValueError(
+                f"alone must be evaluated at the run's updates {sorted(curve)}, got updates {sorted(reference)}"
+            )
+        base = area_under_curve(reference)
+        gains.append(None if base >= 1 else (area_under_curve(curve) - base) / (1 - base))
+    return gains
+
+
+@dataclass(frozen=True)
+class Libero:
+    """The three numbers of LIBERO (Liu et al. 2023); None where the needed evaluations were not made."""
+
+    fwt: float | None
+    nbt: float | None
+    auc: float | None
+
+
+def libero(curves: Sequence[Sequence[Curve]]) -> Libero:
+    """LIBERO's forward transfer, negative backward transfer and area under the curve.
+
+    Notation: c_{k,i,e} = ``curves[k][i][e]``; e*_k the earliest evaluated update of task k at which c_{k,k,e} is best.
+    Their agent keeps the weights of e*_k, so
+
+        c_{k,k} = max_e c_{k,k,e};   c_{k,k,e} counts as c_{k,k} from e*_k on;   c_{k,i} = c_{k,i,e*_k} for i < k
+        FWT_k = mean over evaluated e of c_{k,k,e}                 FWT = mean over all K tasks
+        NBT_k = mean over t > k of (c_{k,k} - c_{t,k})             NBT = mean over the K - 1 tasks that have a later one
+        AUC_k = (FWT_k + sum over t > k of c_{t,k}) / (K - k + 1)  AUC = mean over all K tasks
+
+    They evaluate at 0, 5, ..., 50 epochs: numbers compare only between runs with the same evenly spaced updates. A run
+    of ours goes on from its last weights, not from those of e*_k.
+
+    Args:
+        curves: [k][i] for i <= k; without updates inside a task (only its end) FWT and AUC are None.
+    """
+    size = len(curves)
+    best = [_best(curves[k][k]) for k in range(size)]
+    kept: list[Row] = [
+        [None if e is None else curves[k][i].get(e) for i in range(k)] + [None if e is None else curves[k][k][e]]
+        for k, e in enumerate(best)
+    ]
+    gained = [_flattened_mean(curves[k][k], best[k]) for k in range(size)]
+    later = [[kept[t][k] for t in range(k + 1, size)] for k in range(size)]
+    lost = [mean_or_none([_drop(kept[k][k], score, 1.0) for score in later[k]]) for k in range(size - 1)]
+    areas = [mean_or_none([gained[k], *later[k]]) for k in range(size)]
+    return Libero(fwt=mean_or_none(gained), nbt=mean_or_none(lost) if lost else None, auc=mean_or_none(areas))
+
+
+def _best(curve: Curve) -> int | None:
+    """The earliest update with the best score; None for an empty curve."""
+    return min(curve, key=lambda step: (-curve[step], step)) if curve else None
+
+
+def _flattened_mean(curve: Curve, best: int | None) -> float | None:
+    if best is None or len(curve) < 2:
+        return None
+    return sum(curve[min(step, best)] for step in curve) / len(curve)

@@ -26,11 +26,13 @@ class Packed(Update):
 
     Attributes:
         search: share of a task's steps in which all free weights learn, in (0, 1).
-        owners: the task that each weight belongs to (P,) int16, -1 for free ones; None before the first choice.
+        owners: the task that each weight belongs to (P,) int16, -1 for free ones; None before the first step.
+        searching: the task that free weights learn for at the moment, -1 for none.
     """
 
     search: float = 0.6
     owners: Tensor | None = None
+    searching: int = FREE
 
     memory = "half a vector in all (the owner of each weight)"
 
@@ -41,29 +43,31 @@ class Packed(Update):
 
     @property
     def owner(self) -> Tensor | None:
-        """The task that each weight belongs to."""
-        return self.owners
+        """The task that each weight belongs to; free weights to the one they learn for at the moment."""
+        if self.owners is None or self.searching == FREE:
+            return self.owners
+        return torch.where(self.owners == FREE, self.searching, self.owners)
 
     def step(self, turn: Turn) -> Update:
         """Descend with the weights that may move; at the end of the search choose those that stay."""
         owners = torch.full_like(turn.theta, FREE, dtype=torch.int16) if self.owners is None else self.owners
-        searching = turn.step < max(1, round(self.search * turn.total_steps))
-        moving = owners == (FREE if searching else turn.task_index)
+        end = max(1, round(self.search * turn.total_steps))
+        moving = owners == (FREE if turn.step < end else turn.task_index)
         before, direction = turn.theta.clone(), turn.joined()
         turn.descend(torch.where(moving, direction, 0.0))
         turn.move_to(torch.where(moving, turn.theta, before))
-        if turn.step + 1 == max(1, round(self.search * turn.total_steps)):
+        if turn.step + 1 == end:
             owners = claimed(owners, turn.theta, turn.layout, turn.task_index, turn.num_tasks)
             turn.optimizer.place(torch.where(owners == FREE, 0.0, turn.theta))
-        return replace(self, owners=owners)
+        return replace(self, owners=owners, searching=turn.task_index if turn.step + 1 < end else FREE)
 
     def state(self) -> dict[str, Tensor]:
         """The owners."""
-        return {} if self.owners is None else {"owners": self.owners}
+        return {} if self.owners is None else {"owners": self.owners, "searching": torch.tensor(self.searching)}
 
     def restore(self, state: dict[str, Tensor]) -> Update:
         """The update saved as ``state``."""
-        return replace(self, owners=state.get("owners"))
+        return replace(self, owners=state.get("owners"), searching=int(state.get("searching", FREE)))
 
 
 def claimed(owners: Tensor, theta: Tensor, layout: Layout, task: int, num_tasks: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trcl_policy.continual.params import Params
+from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
@@ -163,6 +163,11 @@ class Policy:
         self._history: Tensor | None = None
         self._chunk: Tensor | None = None
         self._used = 0
+
+    @property
+    def owner(self) -> Tensor | None:
+        """The visit that each weight belongs to, flat (P,); None where all tasks share all."""
+        return None if self.ownership is None else Layout.of(self.params).flatten(self.ownership.owner)
 
     def params_of(self, task: int) -> Params:
         """The weights that the task with this index uses."""

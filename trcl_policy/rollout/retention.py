@@ -1,7 +1,8 @@
 """From the lines of ``episodes.jsonl`` to the score matrix and everything in ``metrics.json``.
 
 An episode line has ``checkpoint`` (tasks learned so far, minus one), ``step`` (updates since the switch to the task
-being learned, null at its end), ``task``, ``seed``, ``success``, ``return`` and ``length``. Nothing else is needed.
+being learned, null at its end), ``update`` (the same as a number, the end included), ``task``, ``seed``, ``success``,
+``return`` and ``length``. Nothing else is needed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trcl_policy.continual.metrics import mean_of_shares_interval, reconvergence, summarize, wilson_interval
+from trcl_policy.continual.metrics import Curve, forward_transfer, libero, mean_or_none, summarize
+from trcl_policy.continual.recovery import reconvergence
+from trcl_policy.continual.statistics import mean_of_shares_interval, wilson_interval
+from trcl_policy.rollout.relearning import curves_document, relearning
 
 Record = Mapping[str, Any]
 Cell = tuple[int, int | None, str]
@@ -25,15 +29,25 @@ def cells(records: Iterable[Record]) -> dict[Cell, dict[int, bool]]:
     return dict(found)
 
 
-def retention(records: Iterable[Record], names: Sequence[str]) -> dict[str, Any]:
+def retention(records: Iterable[Record], names: Sequence[str], alone: Sequence[Curve] | None = None) -> dict[str, Any]:
     """Scores, intervals and summaries of a run whose T visits are called ``names`` (a second visit ``name#2``).
+
+    Args:
+        records: episode lines.
+        names: the visits in order.
+        alone: success of each task while it is trained alone, by update (see :func:`learning_curves`).
 
     Returns:
         ``scores``, ``intervals`` (Wilson, 95 %) and ``num_episodes``, each T x T with null where nothing was measured;
         ``average_final`` with ``average_final_interval`` over episodes; ``forgetting``, ``forgetting_old``,
-        ``backward_transfer`` (see continual/metrics.py), ``forward_transfer`` (null: it needs runs of each task alone)
-        and ``reconvergence`` {task: {after: {level: steps or null}}}.
+        ``backward_transfer`` and ``libero`` (see continual/metrics.py); ``forward_transfers`` of each task and their
+        mean ``forward_transfer`` (null without ``alone``); ``reconvergence`` {task: {after: {level: steps or null}}};
+        ``curves`` {task: {while learning: {updates, scores}}} and ``recovery`` (see relearning.py).
+
+    Raises:
+        ValueError: ``alone`` was not evaluated at the run's updates.
     """
+    records = list(records)
     found = cells(records)
     size = len(names)
     counts: list[list[tuple[int, int] | None]] = [[None] * size for _ in names]
@@ -45,6 +59,9 @@ def retention(records: Iterable[Record], names: Sequence[str]) -> dict[str, Any]
     scores = [[c and c[0] / c[1] for c in row] for row in counts]
     summary = summarize(scores)
     final = [count for count in counts[-1] if count is not None]
+    curves = _curves(found, _ends(records), names)
+    transfers = _forward_transfers(curves, alone)
+    three = libero(curves)
     return {
         "tasks": list(names),
         "score": "success",
@@ -56,14 +73,59 @@ def retention(records: Iterable[Record], names: Sequence[str]) -> dict[str, Any]
         "forgetting": summary.forgetting,
         "forgetting_old": summary.forgetting_old,
         "backward_transfer": summary.backward_transfer,
-        "forward_transfer": None,
+        "forward_transfer": mean_or_none(transfers) if transfers else None,
+        "forward_transfers": transfers,
+        "libero": {"fwt": three.fwt, "nbt": three.nbt, "auc": three.auc},
         "reconvergence": _reconvergence(found, names, scores),
+        "curves": curves_document(curves, names),
+        "recovery": relearning(curves, scores, names),
     }
 
 
 def task_of(name: str) -> str:
     """The task behind the name of a visit."""
     return name.split("#")[0]
+
+
+def learning_curves(metrics: Mapping[str, Any]) -> list[dict[int, float]]:
+    """Success of each task while it is learned, by update, from a run's ``metrics.json``; empty where not measured."""
+    found = []
+    for name in metrics["tasks"]:
+        curve = (metrics.get("curves") or {}).get(name, {}).get(name, {"updates": [], "scores": []})
+        found.append(dict(zip(curve["updates"], curve["scores"], strict=True)))
+    return found
+
+
+def _ends(records: Sequence[Record]) -> dict[int, int]:
+    """Updates at the end of each task, by checkpoint; runs of an older version did not write them down."""
+    return {r["checkpoint"]: r["update"] for r in records if r.get("step") is None and r.get("update") is not None}
+
+
+def _curves(
+    found: Mapping[Cell, Mapping[int, bool]], ends: Mapping[int, int], names: Sequence[str]
+) -> list[list[dict[int, float]]]:
+    """Curve [k][i] of task i while task k is learned, i <= k: {update: success}.
+
+    At update 0 old tasks stand as the task before left them.
+    """
+    by_cell: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
+    for (checkpoint, step, task), outcome in found.items():
+        share = sum(outcome.values()) / len(outcome)
+        update = ends.get(checkpoint) if step is None else step
+        if update is not None:
+            by_cell[checkpoint, task][update] = share
+        if step is None:
+            by_cell[checkpoint + 1, task].setdefault(0, share)
+    tasks = [task_of(name) for name in names]
+    rows = [[dict(sorted(by_cell[k, tasks[i]].items())) for i in range(k + 1)] for k in range(len(names))]
+    return [[curve if max(curve, default=0) > 0 else {} for curve in row] for row in rows]
+
+
+def _forward_transfers(curves: Sequence[Sequence[Curve]], alone: Sequence[Curve] | None) -> list[float | None] | None:
+    own = [row[-1] for row in curves]
+    if alone is None or any(len(curve) < 2 for curve in own):
+        return None
+    return forward_transfer(own, alone)
 
 
 def _reconvergence(
