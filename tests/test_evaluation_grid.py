@@ -74,7 +74,7 @@ def test_a_run_that_can_not_be_the_reference_is_refused(tmp_path, changes, line)
 
 
 def test_a_reference_that_measured_nothing_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="must be a run with method alone, got .* with nothing measured"):
+    with pytest.raises(ConfigError, match=r"must be a run with method alone, got .* with nothing measured"):
         alone_curves(config(str(tmp_path / "nowhere")), ["a", "b"])
 
 
