@@ -26,6 +26,8 @@ MOMENTS = {
     "inside the first Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 1),
     "inside the second Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 2),
     "inside replay generation": ("trcl_policy.policy.trajectory:TrajectoryModel.generate", 2),
+    "while judging replay": ("trcl_policy.replay_log:judge", 3),
+    "between judging replay and saving the state": ("trcl_policy.run:_Trainer._spend", 6),
     "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 5),
     "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_episodes", 4),
     "inside the last evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 17),
@@ -37,6 +39,7 @@ ALWAYS = (
     "inside the second task",
     "inside the second Fisher estimation",
     "inside replay generation",
+    "between judging replay and saving the state",
     "inside an evaluation",
 )
 

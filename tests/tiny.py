@@ -43,7 +43,8 @@ def result(run):
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for line in log:
         line.pop("seconds"), line.pop("steps_per_second")
-    return {"weights": weights, "episodes": episodes, "metrics": metrics, "log": log}
+    replay = (run / "replay.jsonl").read_text() if (run / "replay.jsonl").exists() else None
+    return {"weights": weights, "episodes": episodes, "metrics": metrics, "log": log, "replay": replay}
 
 
 class Zygote:

@@ -23,6 +23,7 @@ from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.domains import DOMAINS, PolicyDomain
 from trcl_policy.folder import RunFolder, alone_curves, now
 from trcl_policy.policy.controller import Policy
+from trcl_policy.replay_log import log_replay
 from trcl_policy.rollout.relearning import loss_retention
 from trcl_policy.rollout.retention import cells, retention, task_of
 from trcl_policy.schema import ConfigError
@@ -153,6 +154,7 @@ class _Trainer:
     def _receive(self, snapshot: Snapshot) -> None:
         position = snapshot.position
         if snapshot.kind == "settled":
+            self._judge_replay(snapshot)
             self._save(snapshot)
             return
         self._log(snapshot)
@@ -177,6 +179,15 @@ class _Trainer:
     def _is_measured(self, snapshot: Snapshot) -> bool:
         """Whether ``at_steps`` asks for this moment inside a task; a joint run has none to be inside of."""
         return snapshot.kind == "step" and snapshot.position.step in self.at_steps and not self.method.joint
+
+    def _judge_replay(self, snapshot: Snapshot) -> None:
+        started = time.monotonic()
+        path, tasks = self.folder.path / "replay.jsonl", self.domain.tasks
+        log_replay(path, snapshot.state(), tasks, snapshot.position.task)
+        self._spend("evaluation", time.monotonic() - started)
+
+    def _spend(self, purpose: str, seconds: float) -> None:
+        self._cost["seconds"][purpose] = self._cost["seconds"].get(purpose, 0.0) + seconds
 
     def _log(self, snapshot: Snapshot) -> None:
         position = snapshot.position
@@ -261,8 +272,7 @@ class _Trainer:
                 for episode in episodes
                 if episode.seed not in there
             )
-            seconds = self._cost["seconds"]
-            seconds["evaluation"] = seconds.get("evaluation", 0.0) + time.monotonic() - started
+            self._spend("evaluation", time.monotonic() - started)
             started = time.monotonic()
 
     def _measure_before(self, params: Params, number: int, owner: torch.Tensor | None) -> None:
