@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from trcl_policy.files import explained, write_text
 from trcl_policy.report import plots
+from trcl_policy.report.replay import replay_figure, replay_table
 from trcl_policy.report.runs import Run, load_runs
-from trcl_policy.report.tables import interval, number, results_tables, score_name, size, summary_table
+from trcl_policy.report.tables import Table, interval, number, results_tables, score_name, size, summary_table
 
 VIDEO_LIMIT = 8_000_000  # largest video put into the page [bytes]
 PAGE_LIMIT = 48_000_000  # videos in the page together [bytes]
@@ -52,7 +53,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "Continual learni
         FileError: the machine refuses to read or write.
     """
     loaded, out = load_runs(runs), Path(out)
-    figures, tables = draw_figures(loaded), results_tables(loaded)
+    figures, tables = draw_figures(loaded), [*results_tables(loaded), *_replay_tables(loaded)]
     saved = [
         plots.save_figure(f, out / f"{name}{kind}") for name, (_, f) in figures.items() for kind in (".png", ".svg")
     ]
@@ -73,9 +74,16 @@ def draw_figures(runs: Sequence[Run]) -> dict[str, tuple[str, Figure]]:
         figures[f"matrix-{_slug(run.label)}"] = (what, plots.score_matrix(run))
     loss = plots.loss_curves(runs)
     figures = figures if loss is None else {**figures, "loss": ("", loss)}
+    replay = replay_figure(runs)
+    figures = figures if replay is None else {**figures, "replay": ("", replay)}
     for _, figure in figures.values():
         plots.settle(figure)
     return figures
+
+
+def _replay_tables(runs: Sequence[Run]) -> list[Table]:
+    table = replay_table(runs)
+    return [table] if table.rows else []
 
 
 def _slug(label: str) -> str:
@@ -94,6 +102,7 @@ def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], 
             "Score matrices",
             f'<div class="{"row" if max(len(run.tasks) for run in runs) <= 12 else ""}">{matrices}</div>',
         ),
+        ("Replayed samples", pictures.get("replay", "") + "".join(table.html() for table in _replay_tables(runs))),
         ("Videos", _videos(runs)),
         ("Training", pictures.get("loss", "")),
         ("How it was made", "".join(_origin(run) for run in runs)),

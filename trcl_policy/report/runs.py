@@ -30,6 +30,7 @@ class Run:
         provenance: provenance.json, empty if there is none.
         log: records of log.jsonl.
         videos: mp4 files, sorted.
+        replay: records of replay.jsonl.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Run:
     provenance: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
     videos: tuple[Path, ...]
+    replay: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_success(self) -> bool:
@@ -105,6 +107,7 @@ def _load(path: Path) -> Run:
         provenance=read_json(path / "provenance.json") if (path / "provenance.json").exists() else {},
         log=read_jsonl(path / "log.jsonl") if (path / "log.jsonl").exists() else [],
         videos=videos,
+        replay=read_jsonl(path / "replay.jsonl") if (path / "replay.jsonl").exists() else [],
     )
 
 
