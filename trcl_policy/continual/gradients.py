@@ -69,26 +69,26 @@ class Sampled:
     def mean_squares(self) -> Tensor:
         """E[g * g], (P,), exact to rounding: layer by layer where that is possible, by torch.func where not."""
         total = torch.zeros_like(self.theta)
-        params = self.layout.unflatten(self.theta.detach())
+        sums, params = self.layout.unflatten(total), self.layout.unflatten(self.theta.detach())
         with torch.compiler.set_stance("force_eager"):  # compiled functions can't be watched
             usable = usable_calls(self.model.losses, params, self.corrupted)
         for piece in chunks(self.corrupted, self.chunk_size or ROWS_WITHOUT_GRADIENTS):
             with torch.compiler.set_stance("force_eager"):
                 found = sums_of_squares(self.model.losses, params, piece, usable, MOST_NUMBERS)
             missing = [name for name in self.layout.names if name not in found]
-            total += self.layout.flatten({**self._squares_by_rows(missing, piece), **found})
+            if missing:
+                found.update(self._squares_by_rows(missing, params, piece))
+            for name, squares in found.items():
+                sums[name] += squares
         return total / self.num_samples
 
-    def _squares_by_rows(self, names: list[str], corrupted: Batch) -> dict[str, Tensor]:
-        """Zeros for all parameters but ``names``, for which every sample's gradient is formed."""
-        params = self.layout.unflatten(self.theta.detach())
-        result = {name: torch.zeros_like(leaf) for name, leaf in params.items()}
-        if names:
-            wanted = Layout.of({name: params[name] for name in names})
-            for block in _rows_of(self.model.losses, params, wanted, corrupted, self.chunk_size):
-                for name, squares in wanted.unflatten(block.square().sum(0)).items():
-                    result[name] += squares
-        return result
+    def _squares_by_rows(self, names: list[str], params: dict[str, Tensor], corrupted: Batch) -> dict[str, Tensor]:
+        """Sums of squares for the parameters ``names``, for which every sample's gradient is formed."""
+        wanted = Layout.of({name: params[name] for name in names})
+        total = self.theta.new_zeros(wanted.size)
+        for block in _rows_of(self.model.losses, params, wanted, corrupted, self.chunk_size):
+            total += block.square().sum(0)
+        return wanted.unflatten(total)
 
 
 def per_sample_gradients(

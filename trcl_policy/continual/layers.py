@@ -3,7 +3,7 @@
 With x_it the vectors that sample i brings to a layer and delta_it the gradient of its loss by what comes out:
 
     linear, one vector a sample    sum_i (delta_i x_i')^2 = (delta^2)' (x^2)
-    linear, several vectors        sum_i (sum_t delta_it x_it')^2
+    linear, several vectors        sum_i (sum_t delta_it x_it')^2 = sum_st sum_i (delta_is delta_it) (x_is x_it)'
     convolution                    the same on the unfolded input (transposed: on the unfolded delta)
     norms                          sum_i (sum_t delta_it * normalised x_it)^2
     embedding, one row a sample    delta_i^2, added to the row that sample i looked up
@@ -21,6 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 Key = tuple[str, tuple[str, ...]]
+
+FEW = 4
+"""Vectors a sample up to which pairs of them are cheaper than products that have to be written and read."""
+CACHED = 2**18
+"""Numbers that a processor's cache holds (1 MiB in float32): larger blocks wait for memory."""
 
 
 @dataclass
@@ -76,11 +81,49 @@ def _conv_transpose1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -
 
 def _products(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
     """sum_i (left_i right_i)^2 for left (B, O, T), right (B, T, I); (O, I)."""
-    size = max(1, most_numbers // (left.shape[1] * right.shape[2]))
-    total = right.new_zeros(left.shape[1], right.shape[2])
-    for one, other in zip(left.split(size), right.split(size), strict=True):
-        total += torch.bmm(one, other).square().sum(0)
+    most_numbers = min(most_numbers, CACHED) if right.device.type == "cpu" else most_numbers
+    return (_by_pairs if left.shape[2] <= FEW else _by_samples)(left, right, most_numbers)
+
+
+def _by_samples(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
+    """The products of some samples and rows at a time, squared while they are in the cache."""
+    outputs, inputs = left.shape[1], right.shape[2]
+    height = max(1, min(outputs, most_numbers // inputs))
+    size = max(1, most_numbers // (height * inputs))
+    total = right.new_zeros(outputs, inputs)
+    for some, sums in zip(left.split(height, dim=1), total.split(height), strict=True):
+        for one, other in zip(some.split(size), right.split(size), strict=True):
+            product = torch.bmm(one, other)
+            if len(product) == 1:
+                sums.addcmul_(product[0], product[0])
+            else:
+                sums += product.square_().sum(0)
     return total
+
+
+def _by_pairs(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
+    """sum_st sum_i (left_is left_it) (right_is right_it), as one matrix product over samples and pairs s <= t.
+
+    That takes T (T + 1) / 2 products of numbers where the squares of formed products take T and a trip to memory. What
+    cancels may leave rounding of either sign, hence the bound.
+    """
+    length, total = left.shape[2], right.new_zeros(left.shape[1], right.shape[2])
+    size = max(1, most_numbers // (length * (length + 1) // 2 * right.shape[2]))
+    for one, other in zip(left.mT.split(size), right.split(size), strict=True):
+        twice = _pairs(one)
+        twice[:, length:] *= 2  # s < t also stands for t < s
+        total.addmm_(twice.flatten(0, 1).T, _pairs(other).flatten(0, 1))
+    return total.clamp_min_(0)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Products of the rows s <= t of x (B, T, N), those with s = t first; (B, T (T + 1) / 2, N)."""
+    length, place = x.shape[1], 0
+    found = x.new_empty(len(x), length * (length + 1) // 2, x.shape[2])
+    for shift in range(length):
+        torch.mul(x[:, : length - shift], x[:, shift:], out=found[:, place : place + length - shift])
+        place += length - shift
+    return found
 
 
 def _windows(x: Tensor, call: Call) -> Tensor:

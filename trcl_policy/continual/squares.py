@@ -27,7 +27,7 @@ Losses = Callable[[Params, Batch], Tensor]
 
 
 class _Watch(TorchFunctionMode):
-    """Counts every use of every parameter and records the calls of known layers (``only`` those, where given)."""
+    """Records the calls of known layers: ``only`` those, where given; if not, all, and every use of every parameter."""
 
     def __init__(self, params: Params, only: set[Key] | None = None) -> None:
         super().__init__()
@@ -41,6 +41,8 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        if self.only is not None and func not in LAYERS:
+            return output
         used = [self.names[id(leaf)] for leaf in _tensors((args, kwargs)) if id(leaf) in self.names]
         self.uses.update(used)
         if used and func in LAYERS:
