@@ -40,7 +40,8 @@ def test_spectra_of_all_learned_tasks_are_written_told_and_drawn(tiny):
     stored = json.loads((tiny.finished / "fisher.json").read_text())
     assert told["tasks"] == stored["tasks"]
     assert stored["checkpoint"] == "02"
-    assert (tiny.finished / "fisher.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("fisher.png", "fisher-convergence.png"):
+        assert (tiny.finished / name).read_bytes()[:4] == b"\x89PNG"
     assert tuple(told["tasks"]) == TASKS
     for ranges in told["tasks"].values():
         assert list(ranges) == RANGES
@@ -52,13 +53,17 @@ def test_spectra_of_all_learned_tasks_are_written_told_and_drawn(tiny):
             assert 1 <= entry["effective_rank"] <= entry["num_samples"]
             assert entry["mean_rank1_share"] <= shares[0] + 1e-6
             assert 0 < entry["diagonal_cosine"] <= 1 + 1e-6
+            sizes = [int(size) for size in entry["convergence"]]
+            assert sizes == [entry["num_samples"] >> level for level in range(len(sizes), 0, -1)]
+            assert list(entry["convergence"].values())[-1] == entry["diagonal_cosine"]
 
 
 @pytest.mark.sim
 def test_one_task_as_a_table(tiny):
     done = tiny.trcl("fisher", tiny.finished, "--task", TASKS[1].removesuffix("-v3"), "--samples", 64)
     assert done.status == 0, done.stderr
-    assert done.stdout.count(TASKS[1]) == len(RANGES)
+    assert done.stdout.count(TASKS[1]) == 2 * len(RANGES)
+    assert "1/16" in done.stdout
     assert TASKS[0] not in done.stdout
     assert "top 16" in done.stdout
 

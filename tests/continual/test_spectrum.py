@@ -39,6 +39,26 @@ def test_every_number_equals_its_dense_definition():
     assert found.diagonal_cosine == pytest.approx(float(torch.cosine_similarity(*halves, dim=0)), rel=1e-10)
 
 
+def test_convergence_compares_disjoint_sets_of_each_size():
+    sampled = toy()
+    rows = slow.per_sample_gradients(sampled.model, sampled.layout, sampled.theta, sampled.corrupted).square()
+
+    def cosine(*places):
+        one, other = (rows[start::step].mean(0) for start, step in places)
+        return float(torch.cosine_similarity(one, other, dim=0))
+
+    def average(step):
+        pairs = [cosine((start, 2 * step), (start + step, 2 * step)) for start in range(step)]
+        return sum(pairs) / step
+
+    found = whole(sampled).convergence
+    assert list(found) == [2, 5, 10, 20]
+    assert list(found.values()) == pytest.approx([average(8), average(4), average(2), average(1)], rel=1e-10)
+    assert list(found.values()) == sorted(found.values())
+    assert list(whole(toy(num_rows=5)).convergence) == [1, 2]
+    assert list(whole(toy(num_rows=2)).convergence) == [1]
+
+
 def test_white_noise_has_full_rank_and_no_mean():
     shares = [
         whole(linear(torch.randn(64, 8, generator=rng(seed), dtype=torch.float64))).mean_share for seed in range(50)

@@ -1,5 +1,6 @@
 """Squares layer by layer against one backward pass a sample; what has no closed form must be noticed, not assumed."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tests.reference import slow
+from trcl_policy.continual import layers, squares
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.params import Layout
 from trcl_policy.continual.squares import sums_of_squares, usable_calls
@@ -120,9 +122,25 @@ def test_layers_have_closed_forms(name, chunk_size):
     assert given.mean_squares().any()
 
 
-def test_layers_with_large_gradients_go_a_few_samples_at_a_time():
-    given = sampled(*LAYERS["convolution"])
-    torch.testing.assert_close(by_layers(given, most_numbers=1), by_layers(given), **EXACT)
+@pytest.mark.parametrize("length", [3, 9])
+@pytest.mark.parametrize("most_numbers", [1, 20, 100])
+def test_layers_with_large_gradients_go_a_few_samples_and_rows_at_a_time(length, most_numbers):
+    given = sampled(flat(nn.Conv1d(2, 5, 3, padding=1), nn.Tanh()), normal(7, 2, length))
+    torch.testing.assert_close(by_layers(given, most_numbers), by_layers(given), **EXACT)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8])
+def test_few_and_many_positions_are_squared_alike(length):
+    """Up to four positions go by pairs; sums that cancel (here exactly) are never negative."""
+    given = sampled(flat(nn.Conv1d(3, 4, 3, padding=1), nn.Tanh()), normal(7, 3, length))
+    torch.testing.assert_close(given.mean_squares(), wanted(given), **EXACT)
+    left, right = normal(6, 3, length), normal(6, length, 5)
+    left[:, :, -1] = left[:, :, 0] if length > 1 else 0
+    right[:, 1:] = 0
+    right[:, -1] = -right[:, 0] if length > 1 else 0
+    found = layers._products(left.float(), right.float(), 2**20)
+    assert float(found.min()) >= 0
+    assert float(found.max()) < 1e-5
 
 
 class Double(torch.autograd.Function):
@@ -182,6 +200,45 @@ def test_what_has_no_closed_form_is_noticed(name, length):
     if name != "bias read elsewhere" and name != "a hidden use":
         assert "layer.weight" not in closed(given)
     torch.testing.assert_close(given.mean_squares(), wanted(given), **EXACT)
+
+
+def through(use):
+    """A loss whose one linear layer's output also meets ``use(x, weight)``."""
+
+    class Two:
+        def losses(self, params, corrupted):
+            x = corrupted["x"]
+            return (functional.linear(x, params["w"]).sin() + use(x, params["w"])).sum(1)
+
+    layout = Layout.of({"w": torch.zeros(3, 3)})
+    return Sampled(Two(), layout, normal(9), {"x": normal(7, 3)})
+
+
+def unseen(x, weight):
+    """A use that no function mode sees, as in a compiled extension: only the graph tells."""
+    with torch._C.DisableTorchFunction():
+        return weight.sin().sum() * x
+
+
+def test_uses_that_only_the_graph_knows_are_counted_by_its_edges(monkeypatch):
+    plain, hidden = through(lambda x, weight: 0 * x), through(unseen)
+    assert closed(plain) == {"w"}
+    assert closed(hidden) == set()
+    torch.testing.assert_close(hidden.mean_squares(), wanted(hidden), **EXACT)
+    params = {"w": hidden.theta.view(3, 3).clone().requires_grad_()}
+    edges = squares._edges(hidden.model.losses(params, hidden.corrupted).sum())
+    assert edges == {id(params["w"]): 2}
+    monkeypatch.setattr(squares, "_edges", lambda root: defaultdict(lambda: 1))
+    assert closed(hidden) == {"w"}  # the function mode alone would be fooled
+    assert float((hidden.mean_squares() / wanted(hidden) - 1).abs().max()) > 0.1
+
+
+def test_edges_count_every_way_to_a_leaf_once():
+    one, other, unused = (torch.ones(2, requires_grad=True) for _ in range(3))
+    middle = one * other
+    root = (middle + middle * one).sum() + (other.detach() * one).sum()
+    assert squares._edges(root) == {id(one): 3, id(other): 1}
+    assert id(unused) not in squares._edges(root)
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ class Fisher:
 
 
 def fisher(options: Fisher) -> int:
-    """Run ``trcl fisher``; the result also goes to ``RUN/fisher.json`` and ``RUN/fisher.png``."""
+    """Run ``trcl fisher``; the result also goes to ``RUN/fisher.json``, ``fisher.png`` and ``fisher-convergence.png``."""
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder, provenance
-    from trcl_policy.report.fisher import spectrum_figure
+    from trcl_policy.report.fisher import convergence_figure, spectrum_figure
     from trcl_policy.report.plots import save_figure
 
     if options.samples < 8:
@@ -46,7 +46,9 @@ def fisher(options: Fisher) -> int:
     target = folder.path / "fisher.json"
     write_json(target, {**result, "provenance": provenance()})
     picture = save_figure(spectrum_figure(result["tasks"]), target.with_suffix(".png"))
-    say(options.json, result, "\n".join([*_table(result["tasks"]), f"written: {target}, {picture}"]))
+    other = save_figure(convergence_figure(result["tasks"]), target.with_name("fisher-convergence.png"))
+    lines = [*_table(result["tasks"]), "", *_convergence(result["tasks"]), f"written: {target}, {picture}, {other}"]
+    say(options.json, result, "\n".join(lines))
     return 0
 
 
@@ -100,6 +102,20 @@ def _table(tasks: dict[str, Any]) -> list[str]:
         for range_name, entry in ranges.items():
             lines.append(f"{name:<26} {range_name:<10} {_row(entry)}")
     return [*lines, "shares of the trace; mean: |mean gradient|^2 without bias; halves: cosine of two half diagonals"]
+
+
+def _convergence(tasks: dict[str, Any]) -> list[str]:
+    """How alike two diagonals are that come from disjoint sets of samples, each set a share of all."""
+    shares = [f"1/{2**level}" for level in range(4, 0, -1)]
+    head = "".join(f"{share:>8}" for share in shares)
+    lines = [f"{'cosine of two diagonals from':<28} {'noise':<10} {'n':>5}{head}  of n samples each"]
+    for name, ranges in tasks.items():
+        for range_name, entry in ranges.items():
+            if entry is not None:
+                cosines = [f"{cosine:>8.3f}" for cosine in entry["convergence"].values()]
+                row = "".join(cosines).rjust(8 * len(shares))
+                lines.append(f"{name:<28} {range_name:<10} {entry['num_samples']:>5}{row}")
+    return lines
 
 
 def _row(entry: dict[str, Any] | None) -> str:

@@ -24,8 +24,10 @@ Key = tuple[str, tuple[str, ...]]
 
 FEW = 4
 """Vectors a sample up to which pairs of them are cheaper than products that have to be written and read."""
-CACHED = 2**18
-"""Numbers that a processor's cache holds (1 MiB in float32): larger blocks wait for memory."""
+CACHED = 2**17
+"""Numbers that a processor's second cache holds beside others (0.5 MiB in float32): larger blocks wait for memory."""
+LONG = 2**19
+"""The same for factors of one matrix product, which does better with a long inner axis."""
 
 
 @dataclass
@@ -81,8 +83,8 @@ def _conv_transpose1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -
 
 def _products(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
     """sum_i (left_i right_i)^2 for left (B, O, T), right (B, T, I); (O, I)."""
-    most_numbers = min(most_numbers, CACHED) if right.device.type == "cpu" else most_numbers
-    return (_by_pairs if left.shape[2] <= FEW else _by_samples)(left, right, most_numbers)
+    way, block = (_by_pairs, LONG) if left.shape[2] <= FEW else (_by_samples, CACHED)
+    return way(left, right, min(most_numbers, block) if right.device.type == "cpu" else most_numbers)
 
 
 def _by_samples(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
@@ -130,9 +132,8 @@ def _windows(x: Tensor, call: Call) -> Tensor:
     """What each output of a convolution of x (B, C, T) sees, (B, L, C * kernel)."""
     stride, padding, dilation = (_one(call.inputs[key]) for key in ("stride", "padding", "dilation"))
     wide, kernel = functional.pad(x, (padding, padding)), call.inputs["weight"].shape[2]
-    length = (wide.shape[2] - dilation * (kernel - 1) - 1) // stride + 1
-    place = torch.arange(length, device=x.device)[:, None] * stride + torch.arange(kernel, device=x.device) * dilation
-    return wide[:, :, place].transpose(1, 2).flatten(2)
+    seen = wide.unfold(2, dilation * (kernel - 1) + 1, stride)[..., ::dilation]  # (B, C, L, kernel), a view
+    return seen.transpose(1, 2).flatten(2)
 
 
 def _layer_norm(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:

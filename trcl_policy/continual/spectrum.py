@@ -23,6 +23,8 @@ from trcl_policy.continual import gradients
 from trcl_policy.continual.gradients import Sampled
 
 RANKS = (1, 2, 4, 8, 16)
+LEVELS = 4
+"""Times that samples are halved to see how a diagonal converges."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Spectrum:
         mean_rank1_share: share of the rank-1 Fisher along the mean gradient.
         mean_share: |mean gradient|^2 without bias; may be negative.
         diagonal_cosine: cosine between the diagonals from the two halves of the samples.
+        convergence: the same by size of the two disjoint sets, from a sixteenth of the samples up to halves, averaged
+            over all such pairs.
     """
 
     num_samples: int
@@ -46,6 +50,7 @@ class Spectrum:
     mean_rank1_share: float
     mean_share: float
     diagonal_cosine: float
+    convergence: dict[int, float]
 
 
 def spectra(sampled: Sampled, selections: Mapping[str, Tensor]) -> dict[str, Spectrum | None]:
@@ -59,7 +64,7 @@ def spectra(sampled: Sampled, selections: Mapping[str, Tensor]) -> dict[str, Spe
         index = mask.nonzero().squeeze(1)
         part = whole[index][:, index]
         usable = len(index) > 1 and float(part.trace()) > 0
-        found[name] = _spectrum(part, diagonal_cosine(sampled.part(index))) if usable else None
+        found[name] = _spectrum(part, convergence(sampled.part(index))) if usable else None
     return found
 
 
@@ -80,13 +85,30 @@ def gram(sampled: Sampled) -> Tensor:
     return found
 
 
-def diagonal_cosine(sampled: Sampled) -> float:
-    """Cosine between the diagonals from even and from odd samples: 1 where they have converged."""
-    even, odd = (sampled.part(slice(start, None, 2)).mean_squares().double() for start in (0, 1))
-    return float(functional.cosine_similarity(even, odd, dim=0, eps=0.0))
+def convergence(sampled: Sampled) -> dict[int, float]:
+    """Cosine between the diagonals from two disjoint sets of samples, by the size of the sets, smallest first.
+
+    Sets are halves of halves, even against odd places, down to sixteenths; sizes are those of the smaller sets. The
+    gradients pass by once, and as many diagonals as there are levels are held. Both sets err, so the diagonal of ONE
+    set has about the square root of this cosine with the exact one.
+    """
+    levels = min(LEVELS, sampled.num_samples.bit_length() - 1)
+    found: dict[int, list[float]] = {level: [] for level in reversed(range(levels))}
+    _diagonal(sampled, 0, levels, found)
+    return {sampled.num_samples >> (level + 1): sum(pairs) / len(pairs) for level, pairs in found.items()}
 
 
-def _spectrum(part: Tensor, cosine: float) -> Spectrum:
+def _diagonal(sampled: Sampled, level: int, levels: int, found: dict[int, list[float]]) -> Tensor:
+    """Sum of squares over all samples, float64 (P,), joined from its halves, whose cosine goes to ``found[level]``."""
+    if level == levels:
+        return sampled.mean_squares().double() * sampled.num_samples
+    halves = (sampled.part(slice(start, None, 2)) for start in (0, 1))
+    even, odd = (_diagonal(half, level + 1, levels, found) for half in halves)
+    found[level].append(float(functional.cosine_similarity(even, odd, dim=0, eps=0.0)))
+    return even + odd
+
+
+def _spectrum(part: Tensor, cosines: dict[int, float]) -> Spectrum:
     count = len(part)
     values = (torch.linalg.eigvalsh(part) / count).clamp_min(0).flip(0)
     trace, along = float(part.trace()) / count, part.sum(1)
@@ -98,5 +120,6 @@ def _spectrum(part: Tensor, cosine: float) -> Spectrum:
         effective_rank=float(values.sum().square() / values.square().sum()),
         mean_rank1_share=float(along.square().sum()) / (count**3 * square_of_mean) / trace if square_of_mean else 0.0,
         mean_share=(square_of_mean - trace / count) / (1 - 1 / count) / trace,
-        diagonal_cosine=cosine,
+        diagonal_cosine=cosines[count // 2],
+        convergence=cosines,
     )
