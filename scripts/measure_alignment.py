@@ -3,8 +3,9 @@
 .venv/bin/python scripts/measure_alignment.py            # train, measure, store, print the tables of docs/maml.md
 .venv/bin/python scripts/measure_alignment.py --table    # only the tables, from the stored results
 
-Networks are trained as configs/quickstart.yaml says, but without a moving average, so that the weights measured are the
-weights that the optimiser moves. All measurements draw from streams of their own and leave the training as it was.
+Networks are trained as configs/quickstart.yaml says, but with fewer updates and without a moving average, so that the
+weights measured are the weights that the optimiser moves. All measurements draw from streams of their own and leave
+the training as it was.
 """
 
 from __future__ import annotations
@@ -80,7 +81,6 @@ class Bench:
     layout: Layout
     streams: Streams
     count: int
-    fisher_count: int
     ended: list[Ended]
     replayed: list[dict[str, Batch]]
 
@@ -97,12 +97,12 @@ class Bench:
 
     def _end(self, task: Task, theta: Tensor) -> Ended:
         model, layout, rng = self.domain.model, self.layout, self.streams["directions"]
-        sampled = Sampled(model, layout, theta, self.draw(task, "fisher", self.fisher_count))
+        sampled = Sampled(model, layout, theta, self.draw(task, "fisher", self.count))
         found = {kind: estimate(kind, sampled, rng, RANK) for kind in ("diagonal", "rank1", "lowrank")}
         metrics = {kind: one.metric.scaled(one.curvature_ratio) for kind, one in found.items()}
         metrics["top"] = LowRank(metrics["lowrank"].basis[:1], metrics["lowrank"].values[:1])
-        samples = self.draw(task, "curvature", self.fisher_count)
-        largest, direction = largest_curvature(model, layout, theta, samples, rng)
+        samples = self.draw(task, "curvature", self.count)
+        largest, direction = largest_curvature(model, layout, theta, samples, rng, num_steps=15)
         trace = found["diagonal"].trace * found["diagonal"].curvature_ratio
         facts: dict[str, Any] = {"task": task.name, "hessian_trace": trace, "largest_curvature": largest}
         for kind in ("rank1", "top", "lowrank"):
@@ -133,9 +133,14 @@ class Bench:
         record: dict[str, Any] = {"task_index": snapshot.position.task, "update": snapshot.position.step}
         record["curvature"] = self._curvature(theta, pulls)
         record["views"] = {name: {} for name in VIEWS}
+        forces = {
+            name: [loss_gradient(self.domain.model, self.layout, theta, old[name]) for old in self.replayed]
+            for name in ("distilled", "plain")
+        }
         for share in SHARES:
             rate = share / max(old.largest for old in self.ended)
-            for name, meta, replayed in self._views(theta, rate):
+            for name, meta in self._views(theta, rate):
+                replayed = forces["plain" if name == "plain" else "distilled"]
                 record["views"][name][str(share)] = _compared(meta, replayed, pulls, name == VIEWS[0])
         return record
 
@@ -154,20 +159,16 @@ class Bench:
             }
         return found
 
-    def _views(self, theta: Tensor, rate: float) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
-        """Each view's name with MAML's and the replay's gradients of all old tasks."""
+    def _views(self, theta: Tensor, rate: float) -> Iterator[tuple[str, list[Tensor]]]:
+        """Each view's name with MAML's gradients of all old tasks."""
         distilled, plain, real = (
             [self._maml(theta, old[support], old[query], rate) for old in self.replayed]
             for support, query in (("distilled", "distilled"), ("plain", "plain"), ("support", "query"))
         )
-        forces = {
-            name: [loss_gradient(self.domain.model, self.layout, theta, old[name]) for old in self.replayed]
-            for name in ("distilled", "plain")
-        }
-        yield "distilled", [one.exact for one in distilled], forces["distilled"]
-        yield "first order", [one.first_order for one in distilled], forces["distilled"]
-        yield "plain", [one.exact for one in plain], forces["plain"]
-        yield "demonstrations", [one.exact for one in real], forces["distilled"]
+        yield "distilled", [one.exact for one in distilled]
+        yield "first order", [one.first_order for one in distilled]
+        yield "plain", [one.exact for one in plain]
+        yield "demonstrations", [one.exact for one in real]
 
     def _maml(self, theta: Tensor, support: Batch, query: Batch, rate: float) -> MetaGradient:
         return maml_gradient(self.domain.model, self.layout, theta, support, query, rate)
@@ -180,9 +181,12 @@ def _compared(
 
     The weights are WEIGHTS and the one at which the pull is as long as the replay's gradient.
     """
+    names, parts = ("meta", "replayed", *pulls), (meta, replayed, *pulls.values())
+    small = dict(zip(names, shrunk(parts), strict=True))
+    meta, replayed = small.pop("meta"), small.pop("replayed")
     control = compare(meta, replayed, replayed, 0.0)
     record: dict[str, Any] = {"control": {"summed": control.summed, "per_task": control.per_task}}
-    for kind, pulled in pulls.items():
+    for kind, pulled in small.items():
         equal = float(sum(replayed).norm() / sum(pulled).norm())
         found = [compare(meta, replayed, pulled, weight) for weight in (*WEIGHTS, equal)]
         record[kind] = {"summed": [one.summed_difference for one in found], "equal_weight": equal}
@@ -190,6 +194,16 @@ def _compared(
         if by_task:
             record[kind]["per_task"] = [one.differences for one in found]
     return record
+
+
+def shrunk(parts: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Short vectors with the same inner products, so that hundreds of cosines cost no more than one pass.
+
+    The columns of R in X = QR have the inner products of the columns of X.
+    """
+    rows = torch.stack([vector.double() for part in parts for vector in part])
+    columns = iter(torch.linalg.qr(rows.T, mode="r").R.T)
+    return [[next(columns) for _ in part] for part in parts]
 
 
 def best_gain(replayed: Tensor, pulled: Tensor, meta: Tensor) -> float:
@@ -204,22 +218,21 @@ def best_gain(replayed: Tensor, pulled: Tensor, meta: Tensor) -> float:
     return max(cosine(one, m) for one in candidates) - cosine(a, m)
 
 
-def measure(method: str, seed: int, data: Path, count: int) -> dict[str, Any]:
+def measure(method: str, seed: int, data: Path, steps: int, count: int) -> dict[str, Any]:
     """Train one network and measure it on the way."""
-    given = {"seed": seed, "data.store": str(data), "method.name": method, "training.ema_decay": 0.0}
-    config = load_config("quickstart", {**given, "device": "cpu"})
+    given = {"seed": seed, "data.store": str(data), "method.name": method, "training.steps": steps}
+    config = load_config("quickstart", {**given, "training.ema_decay": 0.0, "device": "cpu"})
     domain = DOMAINS["policy"](config)
     layout = Layout.of(domain.params())
     probes = Streams(derive_seed(seed, "alignment"))
-    bench = Bench(domain, layout, probes, count, config.method.fisher_samples, [], [])
+    bench = Bench(domain, layout, probes, count, [], [])
     streams = Streams(derive_seed(seed, "learning"))
     made, moments = make_method(method, config.method), []
-    steps = config.training.steps
     for snapshot in learn(domain.model, domain.params(), domain.tasks, made, config.training, streams, steps, UPDATES):
         if snapshot.kind != "settled" and bench.ended:
             moments.append(bench.moment(snapshot))
             print(f"{method} seed {seed}: {snapshot.task} update {snapshot.position.step}", file=sys.stderr, flush=True)
-        if snapshot.kind == "learned":
+        if snapshot.kind == "learned" and snapshot.position.task < len(domain.tasks) - 1:
             bench.settle(domain.tasks[snapshot.position.task], snapshot.theta.clone())
     ends = [ended.facts for ended in bench.ended]
     return {"method": method, "seed": seed, "num_weights": layout.size, "ends": ends, "moments": moments}
@@ -256,7 +269,8 @@ def main() -> int:
     """Measure and store, or only print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, choices=sorted(T95), help="seeds 0 .. N-1")
-    parser.add_argument("--samples", type=int, default=256, help="samples of each loss")
+    parser.add_argument("--samples", type=int, default=256, help="samples of each loss and Fisher")
+    parser.add_argument("--steps", type=int, default=300, help="updates a task")
     parser.add_argument("--data", type=Path, default=Path("data/quick.zarr"), help="episode store")
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored results")
     options = parser.parse_args()
@@ -264,11 +278,17 @@ def main() -> int:
         torch.set_num_threads(1)
         if not options.data.exists():
             collect(options.data)
-        settings = {"samples": options.samples, "seeds": options.seeds, "rank": RANK, "shares": SHARES}
+        settings = {
+            "steps": options.steps,
+            "samples": options.samples,
+            "seeds": options.seeds,
+            "rank": RANK,
+            "shares": SHARES,
+        }
         document = {"settings": {**settings, "weights": WEIGHTS}, "provenance": provenance()}
         runs: list[dict[str, Any]] = []
         for method, seed in [(method, seed) for method in METHODS for seed in range(options.seeds)]:
-            runs.append(rounded(measure(method, seed, options.data, options.samples)))
+            runs.append(rounded(measure(method, seed, options.data, options.steps, options.samples)))
             store(document, runs)
     print(tables(read_json(RESULT)["runs"]))
     return 0
