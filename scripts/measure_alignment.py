@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import maml_tables
 import torch
+from maml_tables import KINDS, RESULT, T95, VIEWS
 from quickstart import collect
 from torch import Tensor
 
@@ -42,23 +43,14 @@ from trcl_policy.continual.params import Batch, Layout
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.continual.tasks import Task, draw
 from trcl_policy.domains import DOMAINS, PolicyDomain
-from trcl_policy.files import read_json, write_text
+from trcl_policy.files import write_text
 from trcl_policy.folder import provenance
 
-RESULT = Path(__file__).resolve().parent.parent / "results" / "maml" / "quick.json"
 METHODS = ("replay", "trcl")
 UPDATES = (1, 10, 100)
 SHARES = (0.1, 1.0, 3.0)
 WEIGHTS = (0.1, 1.0, 10.0)
 RANK = 16
-VIEWS = ("distilled", "first order", "plain", "demonstrations")
-KINDS = {
-    "diagonal": "diagonal",
-    "rank1": "rank 1, mean gradient",
-    "top": "rank 1, top eigenvector",
-    "lowrank": f"rank {RANK}, top eigenvectors",
-}
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 @dataclass(frozen=True)
@@ -258,13 +250,6 @@ def _head(run: Mapping[str, Any]) -> str:
     return json.dumps({key: value for key, value in run.items() if key != "moments"})[1:-1]
 
 
-def interval(by_seed: Sequence[float]) -> str:
-    """Mean over seeds with Student's 95 % interval."""
-    count, mean = len(by_seed), math.fsum(by_seed) / len(by_seed)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in by_seed) / (count - 1))
-    return f"{mean:+.3f} ± {T95[count] * spread / math.sqrt(count):.3f}"
-
-
 def main() -> int:
     """Measure and store, or only print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -290,13 +275,7 @@ def main() -> int:
         for method, seed in [(method, seed) for method in METHODS for seed in range(options.seeds)]:
             runs.append(rounded(measure(method, seed, options.data, options.steps, options.samples)))
             store(document, runs)
-    print(tables(read_json(RESULT)["runs"]))
-    return 0
-
-
-def tables(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Nothing yet."""
-    return ""
+    return maml_tables.main()
 
 
 if __name__ == "__main__":
