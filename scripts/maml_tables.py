@@ -1,4 +1,4 @@
-"""The tables of docs/maml.md: from results/maml/quick.json, and random quadratics counted on the spot.
+"""The tables of docs/maml.md: from results/maml/quick-*.json, and random quadratics counted on the spot.
 
 .venv/bin/python scripts/maml_tables.py                  # print them all, each under its name
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from trcl_policy.continual.alignment import compare
 from trcl_policy.files import read_json
 
-RESULT = Path(__file__).resolve().parent.parent / "results" / "maml" / "quick.json"
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "maml"
 KINDS = {
     "diagonal": "diagonal",
     "rank1": "rank 1, mean gradient",
@@ -28,6 +28,11 @@ VIEWS = ("distilled", "first order", "plain", "demonstrations")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 Runs = Sequence[Mapping[str, Any]]
 DIMENSIONS, DRAWS, RATE = 12, 200, 0.1
+
+
+def stored() -> list[dict[str, Any]]:
+    """All runs that were measured."""
+    return [read_json(path) for path in sorted(RESULTS.glob("quick-*-seed-*.json"))]
 
 
 def interval(by_seed: Sequence[float], signed: bool = False) -> str:
@@ -190,7 +195,7 @@ TABLES: dict[str, Callable[[Runs], str]] = {
 
 def main() -> int:
     """Print all tables; returns the exit status."""
-    runs = read_json(RESULT)["runs"]
+    runs = stored()
     for name, make in TABLES.items():
         print(f"<!-- table: {name} -->\n{make(runs)}\n<!-- end -->\n")
     return 0

@@ -1,6 +1,6 @@
-"""Alignment of TRCL's old-task gradient with MAML's while the quick sequence is learned: results/maml/quick.json.
+"""Alignment of TRCL's old-task gradient with MAML's while the quick sequence is learned: results/maml/quick-*.json.
 
-.venv/bin/python scripts/measure_alignment.py            # train, measure, store, print the tables of docs/maml.md
+.venv/bin/python scripts/measure_alignment.py            # train and measure what is not stored, print the tables
 .venv/bin/python scripts/measure_alignment.py --table    # only the tables, from the stored results
 
 Networks are trained as configs/quickstart.yaml says, but with fewer updates and without a moving average, so that the
@@ -20,7 +20,7 @@ from typing import Any
 
 import maml_tables
 import torch
-from maml_tables import KINDS, RESULT, T95, VIEWS
+from maml_tables import KINDS, VIEWS
 from quickstart import collect
 from torch import Tensor
 
@@ -239,21 +239,17 @@ def rounded(value: Any) -> Any:
     return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def store(document: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> None:
-    """One line a run's moment, so that the file stays readable and small."""
-    head = json.dumps(document, indent=2)[:-2]
-    lines = ["{" + _head(run) + ', "moments": [\n' + ",\n".join(map(json.dumps, run["moments"])) + "]}" for run in runs]
-    write_text(RESULT, head + ',\n  "runs": [\n' + ",\n".join(lines) + "\n]\n}\n")
-
-
-def _head(run: Mapping[str, Any]) -> str:
-    return json.dumps({key: value for key, value in run.items() if key != "moments"})[1:-1]
+def store(path: Path, document: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """One line a moment, so that the file stays readable and small."""
+    head = json.dumps({**document, **{key: value for key, value in run.items() if key != "moments"}}, indent=1)[:-2]
+    write_text(path, head + ',\n "moments": [\n' + ",\n".join(map(json.dumps, run["moments"])) + "\n]\n}\n")
 
 
 def main() -> int:
     """Measure and store, or only print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, choices=sorted(T95), help="seeds 0 .. N-1")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds; what is stored stays")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="how the network is trained")
     parser.add_argument("--samples", type=int, default=256, help="samples of each loss and Fisher")
     parser.add_argument("--steps", type=int, default=300, help="updates a task")
     parser.add_argument("--data", type=Path, default=Path("data/quick.zarr"), help="episode store")
@@ -263,18 +259,12 @@ def main() -> int:
         torch.set_num_threads(1)
         if not options.data.exists():
             collect(options.data)
-        settings = {
-            "steps": options.steps,
-            "samples": options.samples,
-            "seeds": options.seeds,
-            "rank": RANK,
-            "shares": SHARES,
-        }
-        document = {"settings": {**settings, "weights": WEIGHTS}, "provenance": provenance()}
-        runs: list[dict[str, Any]] = []
-        for method, seed in [(method, seed) for method in METHODS for seed in range(options.seeds)]:
-            runs.append(rounded(measure(method, seed, options.data, options.steps, options.samples)))
-            store(document, runs)
+        settings = {"steps": options.steps, "samples": options.samples, "rank": RANK}
+        document = {"settings": {**settings, "shares": SHARES, "weights": WEIGHTS}, "provenance": provenance()}
+        for method, seed in [(method, seed) for method in options.methods for seed in options.seeds]:
+            path = maml_tables.RESULTS / f"quick-{method}-seed-{seed}.json"
+            if not path.exists():
+                store(path, document, rounded(measure(method, seed, options.data, options.steps, options.samples)))
     return maml_tables.main()
 
 

@@ -24,7 +24,7 @@ def maml_tables(monkeypatch):
 def test_tables_are_those_of_the_stored_results(maml_tables, name):
     assert tuple(maml_tables.TABLES) == TABLES
     shown = PAGE.split(f"<!-- table: {name} -->\n")[1].split("\n<!-- end -->")[0]
-    assert shown == maml_tables.TABLES[name](maml_tables.read_json(maml_tables.RESULT)["runs"])
+    assert shown == maml_tables.TABLES[name](maml_tables.stored())
 
 
 def test_named_tests_exist():
