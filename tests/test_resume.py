@@ -27,7 +27,7 @@ MOMENTS = {
     "inside the second Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 2),
     "inside replay generation": ("trcl_policy.policy.trajectory:TrajectoryModel.generate", 2),
     "while judging replay": ("trcl_policy.replay_log:judge", 3),
-    "between judging replay and saving the state": ("trcl_policy.run:_Trainer._spend", 6),
+    "between judging replay and saving the state": ("trcl_policy.gauge:Gauge._spend", 6),
     "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 5),
     "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_episodes", 4),
     "inside the last evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 17),

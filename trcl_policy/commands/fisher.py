@@ -33,7 +33,7 @@ class Fisher:
 
 
 def fisher(options: Fisher) -> int:
-    """Run ``trcl fisher``; the result also goes to ``RUN/fisher.json``, ``fisher.png`` and ``fisher-convergence.png``."""
+    """Run ``trcl fisher``; the result also goes to ``fisher.json`` and two pictures in the run."""
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder, provenance
     from trcl_policy.report.fisher import convergence_figure, spectrum_figure
