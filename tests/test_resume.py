@@ -19,9 +19,9 @@ LEARNER = "trcl_policy.continual.learner:_Run"
 # Of the starts that rollouts fingerprint, 1-2 are after task 1, 3-4 within task 2, 5-8 after it, 9-12 within task 3
 # (its two old tasks), 13-18 after it.
 MOMENTS = {
-    "in the first task before anything was saved": (f"{LEARNER}._step", 3),
-    "inside the first task": (f"{LEARNER}._step", 23),
-    "inside the second task": (f"{LEARNER}._step", 47),
+    "in the first task before anything was saved": (f"{LEARNER}._turn", 3),
+    "inside the first task": (f"{LEARNER}._turn", 23),
+    "inside the second task": (f"{LEARNER}._turn", 47),
     "while measuring within a task": ("trcl_policy.rollout.evaluate:fingerprint", 9),
     "inside the first Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 1),
     "inside the second Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 2),
@@ -82,7 +82,7 @@ def test_kill_while_writing_the_state(tiny, tmp_path, nth):
 @pytest.mark.slow
 def test_killed_twice(tiny, tmp_path):
     out = tmp_path / "run"
-    first = tiny.trcl("train", tiny.config, "--out", out, target=f"{LEARNER}._step", nth=40)
+    first = tiny.trcl("train", tiny.config, "--out", out, target=f"{LEARNER}._turn", nth=40)
     second = tiny.trcl("train", "--resume", out, target="trcl_policy.rollout.evaluate:fingerprint", nth=3)
     assert [first.status, second.status] == [-signal.SIGKILL] * 2
     assert tiny.trcl("train", "--resume", out).status == 0
@@ -92,7 +92,7 @@ def test_killed_twice(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("target", "nth"),
     [
-        pytest.param(f"{LEARNER}._step", 33, marks=pytest.mark.slow),
+        pytest.param(f"{LEARNER}._turn", 33, marks=pytest.mark.slow),
         ("trcl_policy.rollout.evaluate:fingerprint", 9),
         pytest.param("trcl_policy.rollout.evaluate:fingerprint", 5, marks=pytest.mark.slow),
         pytest.param("trcl_policy.continual.fisher:hessian_trace", 1, marks=pytest.mark.slow),
