@@ -124,7 +124,7 @@ def test_evaluate_repeats_what_training_measured(tiny, copy):
     wanted = [line for line in lines if line["checkpoint"] == 2 and line["step"] is None]
     assert tiny.trcl("evaluate", copy, "--checkpoint", "last", "--episodes", 2).status == 0
     records = json.loads((copy / "evaluations" / "02.json").read_text())["records"]
-    assert [{"checkpoint": 2, "step": None, **record} for record in records] == wanted
+    assert [{"checkpoint": 2, "step": None, "update": 30, **record} for record in records] == wanted
 
 
 @pytest.mark.sim

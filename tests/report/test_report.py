@@ -10,13 +10,13 @@ from tests.report.fake_runs import TASKS, make_run
 from trcl_policy.report import page, plots
 from trcl_policy.report.page import build_report, summary_text
 from trcl_policy.report.runs import load_runs
+from trcl_policy.report.sections import tables_by_section
 from trcl_policy.report.tables import (
     Table,
     cost_table,
     duration,
     final_table,
     number,
-    results_tables,
     size,
     summary_table,
 )
@@ -147,7 +147,8 @@ def test_tables_hold_the_metrics_as_they_are(runs):
     assert [row[0] for row in final.rows] == [task.removesuffix("-v3") for task in TASKS]
     assert final.rows[1][1].startswith(f"{metrics_of(runs[0])['scores'][-1][1]:.2f} (")
     assert cost_table(loaded).rows[0] == ("training seconds", "6 min 40 s", "6 min 42 s", "6 min 42 s")
-    assert [table.title.split()[0] for table in results_tables(loaded)] == ["After", "Final", "Recovery", "Cost"]
+    titles = [table.title.split()[0] for part in tables_by_section(loaded).values() for table in part]
+    assert titles == ["After", "Final", "Recovery", "Cost"]
 
 
 def test_text_and_markdown_align_and_escape():

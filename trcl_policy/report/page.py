@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from matplotlib.figure import Figure
 
 from trcl_policy.files import explained, write_text
 from trcl_policy.report import plots
-from trcl_policy.report.replay import replay_figure, replay_table
 from trcl_policy.report.runs import Run, load_runs
-from trcl_policy.report.tables import Table, interval, number, results_tables, score_name, size, summary_table
+from trcl_policy.report.sections import draw_figures, seed_tables, shown_runs, tables_by_section
+from trcl_policy.report.tables import interval, number, score_name, size, summary_table
 
 VIDEO_LIMIT = 8_000_000  # largest video put into the page [bytes]
 PAGE_LIMIT = 48_000_000  # videos in the page together [bytes]
@@ -53,58 +52,36 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "Continual learni
         FileError: the machine refuses to read or write.
     """
     loaded, out = load_runs(runs), Path(out)
-    figures, tables = draw_figures(loaded), [*results_tables(loaded), *_replay_tables(loaded)]
+    figures, tables = draw_figures(loaded), [table for part in tables_by_section(loaded).values() for table in part]
+    note = [text for text in [seed_tables(loaded)[1]] if text]
     saved = [
         plots.save_figure(f, out / f"{name}{kind}") for name, (_, f) in figures.items() for kind in (".png", ".svg")
     ]
-    write_text(out / "tables.txt", "\n\n".join(table.text() for table in tables) + "\n")
-    write_text(out / "tables.md", "\n\n".join(table.markdown() for table in tables) + "\n")
+    write_text(out / "tables.txt", "\n\n".join([table.text() for table in tables] + note) + "\n")
+    write_text(out / "tables.md", "\n\n".join([table.markdown() for table in tables] + note) + "\n")
     write_text(out / "index.html", render_page(loaded, figures, title))
     return ReportFiles(out / "index.html", out / "tables.txt", out / "tables.md", tuple(saved))
-
-
-def draw_figures(runs: Sequence[Run]) -> dict[str, tuple[str, Figure]]:
-    """Return the plots that the runs have data for: file name -> (what its title leaves unsaid, figure)."""
-    figures = {
-        "average": ("", plots.average_curve(runs)),
-        "tasks": ("Each task over the sequence, with 95 % bands; dashed: where it is learned", plots.task_curves(runs)),
-    }
-    for run in runs:
-        what = f"{run.label}: {run.score} of each task (columns) after each step of the sequence (rows)"
-        figures[f"matrix-{_slug(run.label)}"] = (what, plots.score_matrix(run))
-    loss = plots.loss_curves(runs)
-    figures = figures if loss is None else {**figures, "loss": ("", loss)}
-    replay = replay_figure(runs)
-    figures = figures if replay is None else {**figures, "replay": ("", replay)}
-    for _, figure in figures.values():
-        plots.settle(figure)
-    return figures
-
-
-def _replay_tables(runs: Sequence[Run]) -> list[Table]:
-    table = replay_table(runs)
-    return [table] if table.rows else []
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "run"
 
 
 def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], title: str) -> str:
     """Return the page as HTML that loads nothing from anywhere."""
     pictures = {name: _picture(name, what, figure) for name, (what, figure) in figures.items()}
     matrices = "".join(picture for name, picture in pictures.items() if name.startswith("matrix-"))
-    summary, *details = results_tables(runs)
+    tables = {name: "".join(table.html() for table in found) for name, found in tables_by_section(runs).items()}
+    shown, note = shown_runs(runs), seed_tables(runs)[1]
+    result = _headline(shown) + tables["Result"] + (f"<p>{html.escape(note)}</p>" if note else "")
+    back = [pictures.get(name, "") for name in ("retention", "reconvergence", "survival", "losses")]
+    probe = [pictures.get(name, "") for name in ("probe", "probe-survival")]
+    wide = max(len(run.tasks) for run in runs) > 12
     sections = [
-        ("Result", _headline(runs) + summary.html() + pictures["average"]),
-        ("Task by task", pictures["tasks"] + "".join(table.html() for table in details)),
-        (
-            "Score matrices",
-            f'<div class="{"row" if max(len(run.tasks) for run in runs) <= 12 else ""}">{matrices}</div>',
-        ),
-        ("Replayed samples", pictures.get("replay", "") + "".join(table.html() for table in _replay_tables(runs))),
+        ("Result", result + pictures["average"]),
+        ("Task by task", pictures["tasks"] + tables["Task by task"]),
+        ("Score matrices", f'<div class="{"" if wide else "row"}">{matrices}</div>'),
+        ("Forgetting and coming back", "".join(back) + tables["Forgetting and coming back"]),
+        ("Recovery from the last weights", "".join(probe) + tables["Probe"]),
+        ("Replayed samples", pictures.get("replay", "") + tables["Replay"]),
         ("Videos", _videos(runs)),
-        ("Training", pictures.get("loss", "")),
+        ("Training and cost", pictures.get("loss", "") + tables["Cost"]),
         ("How it was made", "".join(_origin(run) for run in runs)),
     ]
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)

@@ -8,8 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trcl_policy.files import explained, read_json, read_jsonl, read_text
+import yaml
 
+from trcl_policy.continual.metrics import forward_transfer, mean_or_none
+from trcl_policy.files import explained, read_json, read_jsonl, read_text
+from trcl_policy.rollout.retention import learning_curves
+
+ALONE = "alone"
+"""The method that learns every task alone."""
 Matrix = Sequence[Sequence[Any]]
 
 
@@ -27,8 +33,10 @@ class Run:
         intervals: T x T pairs [low, high], None where unknown.
         metrics: the whole of metrics.json.
         config: text of config.yaml, empty if there is none.
+        settings: the same, read.
         provenance: provenance.json, empty if there is none.
         log: records of log.jsonl.
+        probe: recovery.json as ``trcl recover`` writes it, empty if there is none.
         videos: mp4 files, sorted.
         replay: records of replay.jsonl.
     """
@@ -42,8 +50,10 @@ class Run:
     intervals: Matrix
     metrics: Mapping[str, Any]
     config: str
+    settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
+    probe: Mapping[str, Any]
     videos: tuple[Path, ...]
     replay: Sequence[Mapping[str, Any]] = ()
 
@@ -82,7 +92,25 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
         seen[run.label] += 1
         if seen[run.label] > 1:
             runs[number] = replace(run, label=f"{run.label} #{seen[run.label]}")
-    return runs
+    return [_with_transfer(run, runs) for run in runs]
+
+
+def _with_transfer(run: Run, runs: Sequence[Run]) -> Run:
+    """The run with its forward transfer, where an ``alone`` run on the same tasks and updates is among ``runs``.
+
+    Of several such runs the one of the same seed counts.
+    """
+    if run.method == ALONE or run.metrics.get("forward_transfer") is not None:
+        return run
+    seed = run.settings.get("seed")
+    there = [r for r in runs if r.method == ALONE and r.metrics["tasks"] == run.metrics["tasks"]]
+    mine = learning_curves(run.metrics)
+    there = [r for r in there if [*map(sorted, learning_curves(r.metrics))] == [*map(sorted, mine)]]
+    if not there or min(map(len, mine)) < 2:
+        return run
+    reference = next((r for r in there if r.settings.get("seed") == seed), there[0])
+    gains = forward_transfer(mine, learning_curves(reference.metrics))
+    return replace(run, metrics={**run.metrics, "forward_transfers": gains, "forward_transfer": mean_or_none(gains)})
 
 
 def _load(path: Path) -> Run:
@@ -94,6 +122,7 @@ def _load(path: Path) -> Run:
     tasks, scores, intervals = _checked(metrics, path / "metrics.json")
     with explained("read", path):
         videos = tuple(sorted((path / "videos").glob("*.mp4")))
+    config = read_text(path / "config.yaml") if (path / "config.yaml").exists() else ""
     return Run(
         path=path,
         label=str(metrics["method"]),
@@ -103,9 +132,11 @@ def _load(path: Path) -> Run:
         scores=scores,
         intervals=intervals,
         metrics=metrics,
-        config=read_text(path / "config.yaml") if (path / "config.yaml").exists() else "",
+        config=config,
+        settings=_read_settings(config, path / "config.yaml"),
         provenance=read_json(path / "provenance.json") if (path / "provenance.json").exists() else {},
         log=read_jsonl(path / "log.jsonl") if (path / "log.jsonl").exists() else [],
+        probe=read_json(path / "recovery.json") if (path / "recovery.json").exists() else {},
         videos=videos,
         replay=read_jsonl(path / "replay.jsonl") if (path / "replay.jsonl").exists() else [],
     )
@@ -131,6 +162,16 @@ def _checked(metrics: Any, path: Path) -> tuple[list[str], Matrix, Matrix]:
     if any(not isinstance(entry, (int, float, type(None))) for row in scores for entry in row):
         raise ValueError(f"scores in {path} must be numbers or null")
     return tasks, scores, intervals
+
+
+def _read_settings(config: str, path: Path) -> Mapping[str, Any]:
+    try:
+        settings = yaml.safe_load(config) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be readable YAML, got: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{path} must be a mapping of keys to values, got {type(settings).__name__}")
+    return settings
 
 
 def _short(tasks: Sequence[str]) -> tuple[str, ...]:

@@ -52,12 +52,6 @@ class Table:
         return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def results_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return the tables that the runs have data for: summary, final score of every task, recovery, cost."""
-    tables = [summary_table(runs), final_table(runs), recovery_table(runs), cost_table(runs)]
-    return [table for table in tables if table.rows]
-
-
 def summary_table(runs: Sequence[Run]) -> Table:
     """One run a row: average final score with its 95 % interval, forgetting and transfer."""
     header = ("method", f"average final {score_name(runs)}", "95 % interval", "forgetting", "forgetting (old tasks)")
