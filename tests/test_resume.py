@@ -16,21 +16,22 @@ __all__ = ["tiny"]
 pytestmark = pytest.mark.sim
 
 LEARNER = "trcl_policy.continual.learner:_Run"
-# Of the starts that rollouts fingerprint, 1-2 are after task 1, 3-4 within task 2, 5-8 after it, 9-12 within task 3
-# (its two old tasks), 13-18 after it.
+# Of the starts that rollouts fingerprint, 1-2 are before task 1, 3-4 within it, 5-6 after it, 7-8 before task 2, 9-12
+# within it (the old task and the new one), 13-16 after it, 17-18 before task 3, 19-24 within it, 25-30 after it.
 MOMENTS = {
     "in the first task before anything was saved": (f"{LEARNER}._turn", 3),
     "inside the first task": (f"{LEARNER}._turn", 23),
     "inside the second task": (f"{LEARNER}._turn", 47),
-    "while measuring within a task": ("trcl_policy.rollout.evaluate:fingerprint", 9),
+    "while measuring within a task": ("trcl_policy.rollout.evaluate:fingerprint", 19),
+    "before the first update of a task": ("trcl_policy.rollout.evaluate:fingerprint", 17),
     "inside the first Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 1),
     "inside the second Fisher estimation": ("trcl_policy.continual.fisher:hessian_trace", 2),
     "inside replay generation": ("trcl_policy.policy.trajectory:TrajectoryModel.generate", 2),
     "while judging replay": ("trcl_policy.replay_log:judge", 3),
-    "between judging replay and saving the state": ("trcl_policy.gauge:Gauge._spend", 6),
-    "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 5),
-    "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_episodes", 4),
-    "inside the last evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 17),
+    "between judging replay and saving the state": ("trcl_policy.gauge:Gauge._spend", 11),
+    "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 13),
+    "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_episodes", 8),
+    "inside the last evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 29),
     "before the metrics": ("trcl_policy.folder:RunFolder.write_metrics", 2),
     "between weights and configuration of a checkpoint": ("trcl_policy.policy.controller:write_json", 2),
     "between checkpoint and state": ("trcl_policy.folder:RunFolder.point_last_at", 2),
@@ -50,7 +51,7 @@ def slow_unless(cases, always):
 
 def killed_and_resumed(tiny, out, **stop):
     stopped = tiny.trcl("train", tiny.config, "--out", out, **stop)
-    if stop["target"].endswith("fingerprint") and stop["nth"] == 5:  # the state is saved before it is measured
+    if stop["target"].endswith("fingerprint") and stop["nth"] == 13:  # the state is saved before it is measured
         position = read_safetensors(out / "state" / "learner.safetensors")[0]["position"]
         assert position.tolist() == [1, 30, 0]
     resumed = tiny.trcl("train", "--resume", out)
@@ -93,8 +94,8 @@ def test_killed_twice(tiny, tmp_path):
     ("target", "nth"),
     [
         pytest.param(f"{LEARNER}._turn", 33, marks=pytest.mark.slow),
-        ("trcl_policy.rollout.evaluate:fingerprint", 9),
-        pytest.param("trcl_policy.rollout.evaluate:fingerprint", 5, marks=pytest.mark.slow),
+        ("trcl_policy.rollout.evaluate:fingerprint", 19),
+        pytest.param("trcl_policy.rollout.evaluate:fingerprint", 13, marks=pytest.mark.slow),
         pytest.param("trcl_policy.continual.fisher:hessian_trace", 1, marks=pytest.mark.slow),
     ],
 )
@@ -127,7 +128,7 @@ def test_log_has_one_line_a_moment_with_losses_and_rates(tiny):
     ]
     assert all(line["learning_rate"] > 0 and line["loss_new"] > 0 for line in lines)
     assert all(("loss_old" in line) == (line["task_index"] > 0) for line in lines)
-    assert [len(line["held_out_loss"]) for line in lines if "held_out_loss" in line] == [1, 2, 3]
+    assert [len(line["held_out_loss"]) for line in lines if "held_out_loss" in line] == [1, 1, 2, 2, 3, 3]
 
 
 def test_state_of_another_run_is_refused(tiny, tmp_path):

@@ -83,6 +83,7 @@ def averaged(group: Group) -> Run:
     }
     parts = [run.metrics for run in group.runs]
     metrics = {
+        "tasks": first.metrics["tasks"],
         **means,
         "average_final_interval": final and _bounds(final, first.is_success),
         "libero": {n: _value(_mean([(p.get("libero") or {}).get(n) for p in parts])) for n in ("fwt", "nbt", "auc")},
