@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from trcl_policy.continual.recovery import Survival
 from trcl_policy.report.plots import INK, STYLE, style_of
@@ -161,6 +161,7 @@ def _survival_figure(
         columns = min(2, len(panels))
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(4.3 * columns + 0.4, 2.7 * rows + 0.7), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
@@ -178,7 +179,8 @@ def _survival_figure(
 
 def _steps(axes: Axes, number: int, label: str, table: Survival) -> None:
     """A Kaplan-Meier curve; a marker at its end where some were never seen back."""
-    look = {**style_of(number), "marker": ""}
+    # Steps often lie on each other: later ones are thinner, so that the others show behind.
+    look = {**style_of(number), "marker": "", "linewidth": max(1.2, 3.4 - 0.7 * number)}
     x, y = [0.0, *table.times, table.longest], [1.0, *table.shares, table.at(table.longest)]
     axes.step(x, y, where="post", label=label, **look)
     if y[-1] > 0:
@@ -203,7 +205,10 @@ def probe_curves(runs: Sequence[Run]) -> Figure | None:
             for axes, task in zip(row, tasks, strict=True):
                 _probe_panel(axes, probed, task, values, reference)
             row[0].set_ylabel(label)
-            row[0].set(**({"yscale": "log"} if values == "losses" else {"ylim": (-0.03, 1.03)}))
+            if values == "losses":
+                _loss_axis(row[0])
+            else:
+                row[0].set_ylim(-0.03, 1.03)
         for axes, task in zip(panels[0], tasks, strict=True):
             axes.set_title(task.rsplit("-v", 1)[0], fontsize=9)
         figure.supxlabel("updates of the probe", fontsize=10)
@@ -253,10 +258,21 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _finish(figure: Figure, first: Axes, x: str, y: str, what: str) -> None:
-    first.set(**({"yscale": "log"} if what == "losses" else {}))
+    if what == "losses":
+        _loss_axis(first)
+    elif y == "success rate":
+        first.set_ylim(-0.03, 1.03)
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
     _legend_above(figure, figure.axes)
+
+
+def _loss_axis(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _legend_above(figure: Figure, panels: Sequence[Axes]) -> None:

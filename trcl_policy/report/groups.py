@@ -175,7 +175,10 @@ def _mean_cost(costs: Sequence[Any]) -> Any:
 
 
 def _mean_probe(probes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Mean over seeds of ``trcl recover``'s curves; none where a run lacks them or was probed otherwise."""
+    """Mean over seeds of ``trcl recover``'s curves; none where a run lacks them or was probed otherwise.
+
+    The updates until a task is back stay a list, one a seed.
+    """
     if not all(probes) or any(probe["probe"] != probes[0]["probe"] for probe in probes):
         return {}
     tasks = {}
@@ -186,6 +189,7 @@ def _mean_probe(probes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
             for what in ("success", "losses")
         }
         tasks[name] |= {what: _value(_mean([c[what] for c in same])) for what in ("reference", "loss_reference")}
+        tasks[name] |= {what: [c[what] for c in same] for what in ("held_after", "loss_held_after")}
     kinds = ("success", "loss")
     survival = {kind: pooled_survival([probe["survival"][kind] for probe in probes]) for kind in kinds}
     return {**probes[0], "tasks": tasks, "survival": survival}

@@ -98,9 +98,10 @@ def times_table(runs: Sequence[Run]) -> Table:
 
 
 def _times_rows(start: str, kind: str, tables: Sequence[tuple[Run, Any]]) -> Iterator[tuple[str, ...]]:
-    """Rows of one measure, with one horizon for all: the shortest of the runs' longest times."""
+    """Rows of one measure, with one horizon for all: up to where every run that has some left was watched."""
     known = [(run, survival_of(table)) for run, table in tables if table is not None]
-    horizon = min((table.longest for _, table in known), default=0.0)
+    watched = [table.longest for _, table in known if table.at(table.longest) > 0]
+    horizon = min(watched) if watched else max((table.longest for _, table in known), default=0.0)
     for run, table in known:
         mean, error = table.restricted_mean(horizon)
         median = table.median()
@@ -137,4 +138,5 @@ def _probe_cell(curve: Mapping[str, Any], kind: tuple[str, str, str, str]) -> st
     _, values, reference, held = kind
     if held not in curve or curve[reference] is None or None in curve[values]:
         return NONE
-    return f"> {curve['steps'][-1]}" if curve[held] is None else str(curve[held])
+    found = curve[held] if isinstance(curve[held], list) else [curve[held]]  # one a seed
+    return ", ".join(f"> {curve['steps'][-1]}" if step is None else str(step) for step in found)
