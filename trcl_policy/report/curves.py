@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from trcl_policy.continual.recovery import Survival
@@ -160,8 +161,7 @@ def _survival_figure(
     with mpl.rc_context(STYLE):
         columns = min(2, len(panels))
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(4.3 * columns + 0.4, 2.7 * rows + 0.7), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12)
+        figure = Figure(figsize=(4.3 * columns + 0.4, 2.7 * rows + 0.7), layout=ConstrainedLayoutEngine(w_pad=0.12))
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
