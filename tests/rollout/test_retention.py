@@ -148,6 +148,13 @@ def test_pairs_take_the_last_visit_and_never_the_task_itself():
     assert {old: list(later) for old, later in pairs.items()} == {"a": ["b"], "b": ["a#2", "c"], "a#2": ["c"]}
 
 
+def test_a_task_that_was_never_learned_has_nothing_to_come_back_to():
+    records = [*share(0, "a", 0), *share(1, "a", 0, step=10), *share(1, "a", 0), *share(1, "b", 9)]
+    found = retention(records, ["a", "b"])
+    assert found["recovery"]["pairs"] == {}
+    assert found["recovery"]["first_passage"]["0.9"] is None
+
+
 def test_forward_transfer_comes_from_tasks_trained_alone():
     alone = [{0: 0.0, 10: 0.4, 100: 1.0}, {0: 0.0, 10: 0.0, 20: 0.0, 30: 0.0, 40: 0.0, 100: 0.0}]
     measured = retention(DENSE, ["a", "b"], alone)

@@ -33,6 +33,7 @@ def relearning(
         curves: [k][i] of task i while task k is learned, {update: score}.
         scores: T x T; the diagonal is the reference.
         names: the T visits; while a task is learned again it is not an old one, and after that only its last visit is.
+            A task that was at 0 when its learning ended has nothing to come back to and is left out.
         higher_is_better: False for losses.
 
     Returns:
@@ -47,7 +48,7 @@ def relearning(
     bottoms: list[tuple[int, bool]] = []
     for old, new in _pairs(names):
         curve, reference = curves[new][old], scores[old][old]
-        if reference is None or sum(step >= 1 for step in curve) < 2:
+        if not reference or sum(step >= 1 for step in curve) < 2:
             continue
         found = dip(curve, reference, LEVEL, HELD, higher_is_better)
         dips.setdefault(names[old], {})[names[new]] = asdict(found)
