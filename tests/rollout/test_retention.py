@@ -148,6 +148,14 @@ def test_pairs_take_the_last_visit_and_never_the_task_itself():
     assert {old: list(later) for old, later in pairs.items()} == {"a": ["b"], "b": ["a#2", "c"], "a#2": ["c"]}
 
 
+def test_only_pairs_that_dropped_have_a_bottom_to_come_back_from():
+    records = [*share(0, "a", 10), *share(1, "a", 10, step=10), *share(1, "a", 10), *share(1, "b", 9)]
+    found = retention(records, ["a", "b"])["recovery"]
+    assert found["first_passage"]["0.9"]["spells"] == [[10, True]]
+    assert found["pairs"]["a"]["b"]["dropped"] is False
+    assert found["from_bottom"] is None
+
+
 def test_a_task_that_was_never_learned_has_nothing_to_come_back_to():
     records = [*share(0, "a", 0), *share(1, "a", 0, step=10), *share(1, "a", 0), *share(1, "b", 9)]
     found = retention(records, ["a", "b"])
