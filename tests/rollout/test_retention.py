@@ -215,6 +215,11 @@ def test_losses_make_a_matrix_and_curves_from_the_log():
     assert found["loss_recovery"]["first_passage"]["0.99"]["spells"] == [[100, True]]
 
 
+def test_losses_inside_a_task_are_not_the_ones_after_it():
+    found = loss_retention([logged(0, "a", 100, learned=True, a=0.1), logged(1, "b", 10, a=0.4, b=0.2)], ["a", "b"])
+    assert found["losses"] == [[0.1, None], [None, None]]
+
+
 def test_losses_of_a_joint_run_stand_in_its_last_row():
     found = loss_retention([logged(0, "joint", 200, learned=True, a=0.3, b=None)], ["a", "b"])
     assert found["losses"] == [[None, None], [0.3, None]]
