@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 METHODS = ("trcl", "finetune", "joint")
@@ -43,19 +43,28 @@ def collect(data: Path) -> None:
     trcl("collect", "--tasks", "quick", "--episodes", "55", "--out", data)
 
 
-def train_all(runs: Sequence[Run], data: Path, settings: Sequence[str]) -> None:
-    """Train all runs, one to a core at a time; ends the program where one fails, after stopping the others."""
+def train_all(
+    runs: Sequence[Run],
+    data: Path,
+    settings: Sequence[str],
+    jobs: int | None = None,
+    when_done: Callable[[Run], None] = lambda run: None,
+) -> None:
+    """Train all runs, ``jobs`` at a time (None: one a core); ends the program where one fails, after the others."""
     waiting = list(runs)
-    running: dict[Path, subprocess.Popen[bytes]] = {}
+    running: dict[Run, subprocess.Popen[bytes]] = {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     while waiting or running:
-        while waiting and len(running) < cores:
-            folder, method, seed = waiting.pop(0)
+        while waiting and len(running) < (jobs or cores):
+            run = waiting.pop(0)
+            folder, method, seed = run
             print(f"learning five tasks with {method}, seed {seed} ...", flush=True)
-            running[folder] = subprocess.Popen(command(*train_words(folder, method, seed, data, settings)))
+            running[run] = subprocess.Popen(command(*train_words(folder, method, seed, data, settings)))
         time.sleep(0.2)
-        for folder in [folder for folder, process in running.items() if process.poll() is not None]:
-            status = running.pop(folder).returncode
+        for run in [run for run, process in running.items() if process.poll() is not None]:
+            status = running.pop(run).returncode
+            if not status:
+                when_done(run)
             if status:
                 for process in running.values():
                     process.terminate()

@@ -1,6 +1,7 @@
-"""Every method on the quick sequence over several seeds: results/quick/METHOD/seed-N.json and the table of the README.
+"""Every method on the quick sequence: results/quick/METHOD/seed-N.json and the table of the README.
 
 .venv/bin/python scripts/reproduce_quick.py            # train what is missing, export, print the table
+.venv/bin/python scripts/reproduce_quick.py --methods trcl,replay --seeds 3
 .venv/bin/python scripts/reproduce_quick.py --table    # only the table, from the stored results
 """
 
@@ -10,79 +11,102 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
-from quickstart import collect, train_all
+from quickstart import Run, collect, train_all
 
+from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.statistics import mean_of_shares_interval
 from trcl_policy.files import write_json
 
-METHODS = ("finetune", "ewc", "replay", "trcl", "joint")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "quick"
 
 
 def main() -> int:
     """Train what is missing, export, print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1")
+    parser.add_argument("--methods", default=",".join(METHODS), help="names joined by commas (default: all)")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 .. N-1")
+    parser.add_argument("--jobs", type=int, default=None, help="runs at a time (default: one a core)")
     parser.add_argument("--runs", type=Path, default=Path("runs/quick"), help="folder for the runs")
     parser.add_argument("--data", type=Path, default=Path("data/quick.zarr"), help="episode store")
     parser.add_argument("--table", action="store_true", help="only print the table of the stored results")
     options = parser.parse_args()
+    chosen = options.methods.split(",")
+    if unknown := [name for name in chosen if name not in METHODS]:
+        parser.error(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
     if not options.table:
         collect(options.data)
-        runs = [(options.runs / m / f"seed-{s}", m, s) for s in range(options.seeds) for m in METHODS]
-        train_all(runs, options.data, [])
-        for folder, method, seed in runs:
-            export(folder, RESULTS / method / f"seed-{seed}.json")
+        runs = [(options.runs / m / f"seed-{n}", m, n) for n in range(options.seeds) for m in chosen]
+        train_all(runs, options.data, [], options.jobs, export)
     print(table())
     return 0
 
 
-def export(run: Path, target: Path) -> None:
-    """Join a run's metrics, provenance and configuration in one file."""
+def export(run: Run) -> None:
+    """Join a finished run's metrics, provenance and configuration in one file."""
+    folder, method, seed = run
     document = {
-        "metrics": json.loads((run / "metrics.json").read_text()),
-        "provenance": json.loads((run / "provenance.json").read_text()),
-        "config": yaml.safe_load((run / "config.yaml").read_text()),
+        "metrics": json.loads((folder / "metrics.json").read_text()),
+        "provenance": json.loads((folder / "provenance.json").read_text()),
+        "config": yaml.safe_load((folder / "config.yaml").read_text()),
     }
-    write_json(target, document)
+    write_json(RESULTS / method / f"seed-{seed}.json", document)
 
 
 def table() -> str:
-    """Markdown table; seconds count training, Fisher and generation, not evaluation."""
-    columns = ("method", "average final success", "95 % interval over episodes", "range over seeds")
-    columns += ("forgetting of old tasks", "learning, s")
+    """Markdown table of all methods with stored results."""
+    columns = ("method", "seeds", "right after learning", "average final success", "95 % interval over episodes")
+    columns += ("range over seeds", "forgetting of old tasks", "learning, s", "kept, MB")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in METHODS:
         found = [json.loads(path.read_text())["metrics"] for path in sorted((RESULTS / method).glob("seed-*.json"))]
         if found:
-            lines.append(f"| {method} | {row(found)} |")
+            lines.append(f"| {method} | {' | '.join(cells(found))} |")
     return "\n".join(lines)
 
 
-def row(found: list[dict[str, object]]) -> str:
-    """The cells of one method, from the metrics of its seeds."""
+def cells(found: list[dict[str, Any]]) -> list[str]:
+    """The cells of one method, from the metrics of its seeds; seconds leave evaluation out."""
     finals = [metrics["average_final"] for metrics in found]
     counts = [
         (round(score * episodes), episodes)
         for metrics in found
         for score, episodes in zip(metrics["scores"][-1], metrics["num_episodes"][-1], strict=True)
+        if score is not None
     ]
     low, high = mean_of_shares_interval(counts)
-    lost = [metrics["forgetting_old"] for metrics in found]
-    forgetting = "-" if None in lost else f"{sum(lost) / len(lost):.2f}"
-    seconds = sum(
-        sum(metrics["cost"]["seconds"].values()) - metrics["cost"]["seconds"]["evaluation"] for metrics in found
-    )
-    cells = [
-        f"{sum(finals) / len(finals):.2f}",
-        f"{low:.2f} to {high:.2f}",
-        f"{min(finals):.2f} to {max(finals):.2f}",
-        forgetting,
-        f"{seconds / len(found):.0f}",
+    spread = f"{min(finals):.2f} to {max(finals):.2f}" if None not in finals else "-"
+    learned = [mean([row[place] for place, row in enumerate(metrics["scores"])]) for metrics in found]
+    seconds = [sum(spent(metrics).values()) for metrics in found]
+    kept = [metrics["cost"]["bytes"] for metrics in found]
+    return [
+        str(len(found)),
+        shown(mean(learned)),
+        shown(mean(finals)),
+        "-" if None in finals else f"{low:.2f} to {high:.2f}",
+        spread if len(found) > 1 else "-",
+        shown(mean([metrics["forgetting_old"] for metrics in found])),
+        f"{sum(seconds) / len(found):.0f}",
+        f"{sum(sum(b[part] for part in ('anchor', 'update', 'replay')) for b in kept) / len(found) / 1e6:.1f}",
     ]
-    return " | ".join(cells)
+
+
+def spent(metrics: dict[str, Any]) -> dict[str, float]:
+    """Seconds of learning by purpose."""
+    return {name: value for name, value in metrics["cost"]["seconds"].items() if name != "evaluation"}
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Their mean; None where one is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def shown(value: float | None) -> str:
+    """Two decimals, or a dash."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from trcl_policy.config import RunConfig
+from trcl_policy.continual.learner import Method
 from trcl_policy.continual.params import Params
 from trcl_policy.continual.probes import held_out_loss
 from trcl_policy.continual.snapshot import Snapshot
@@ -26,14 +27,14 @@ class Gauge:
         config: the run's configuration.
         folder: the run directory.
         domain: what is learned.
-        joint: the run learns all tasks at once.
+        method: what the run learns with.
         check: called between two rollouts of tasks; raises where the run is to stop.
     """
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, domain: PolicyDomain, joint: bool, check: Callable[[], None]
+        self, config: RunConfig, folder: RunFolder, domain: PolicyDomain, method: Method, check: Callable[[], None]
     ) -> None:
-        self.config, self.folder, self.domain, self.joint, self.check = config, folder, domain, joint, check
+        self.config, self.folder, self.domain, self.method, self.check = config, folder, domain, method, check
         self.names = domain.names
         self.at_steps = config.evaluation.updates(config.training.steps)
         self.alone = alone_curves(config, self.names)
@@ -52,28 +53,31 @@ class Gauge:
 
     def num_learned(self, task: int, step: int) -> int:
         """Tasks that have been learned at this update of this task."""
-        if self.joint:
+        if self.method.joint:
             return len(self.names) if step >= self.config.training.steps * len(self.names) else 0
         return task + (step >= self.config.training.steps)
 
     def is_measured(self, snapshot: Snapshot) -> bool:
         """Whether ``at_steps`` asks for this moment inside a task; a joint run has none to be inside of."""
-        return snapshot.kind == "step" and snapshot.position.step in self.at_steps and not self.joint
+        return snapshot.kind == "step" and snapshot.position.step in self.at_steps and not self.method.joint
 
     def measure(self, agent: Policy, number: int, step: int | None) -> None:
         """Roll out every task seen, the one being learned included, except for episodes that are on record already.
 
-        At step 0 this is the new task alone: the others stand as the task before left them.
+        At step 0 this is the new task alone: the others stand as the task before left them. A method that learns each
+        task alone has no others at all.
 
         The last save stands before these measurements, so that a stop between two tasks loses nothing.
         """
         started = time.monotonic()
         done = cells(self.folder.episodes())
         first, count = self.config.evaluation.seed, self.config.evaluation.episodes
-        total = self.config.training.steps * (len(self.names) if self.joint else 1)
+        total = self.config.training.steps * (len(self.names) if self.method.joint else 1)
         update = total if step is None else step
         learned = number + 1
-        for task in dict.fromkeys(task_of(name) for name in self.names[number * (step == 0) : learned]):
+        for task in dict.fromkeys(
+            task_of(name) for name in self.names[number * (step == 0 or self.method.alone) : learned]
+        ):
             there = done.get((number, step, task), {})
             if all(seed in there for seed in range(first, first + count)):
                 continue
@@ -90,8 +94,9 @@ class Gauge:
 
     def measure_before(self, params: Params, number: int, owner: torch.Tensor | None) -> None:
         """Roll out task ``number`` before its first update, where ``at_steps`` asks for that."""
-        if 0 in self.at_steps and not self.joint and number < len(self.names):
-            self.measure(self.domain.agent(params, number + 1, owner), number, 0)
+        if 0 in self.at_steps and not self.method.joint and number < len(self.names):
+            start = self.domain.params() if self.method.alone else params
+            self.measure(self.domain.agent(start, number + 1, owner), number, 0)
 
     def write_metrics(self) -> None:
         """Renew ``metrics.json`` from all that is on record."""
@@ -111,7 +116,7 @@ class Gauge:
 
     def held_out(self, snapshot: Snapshot) -> dict[str, float | None]:
         """Held-out loss of every task seen and of the new one, under the same noise for all methods and moments."""
-        seen = len(self.names) if self.joint else snapshot.position.task + 1
+        seen = len(self.names) if self.method.joint else snapshot.position.task + 1
         visits = list(zip(self.names[:seen], self.domain.tasks.tasks[:seen], strict=True))
         latest = {task_of(name): place for place, (name, _) in enumerate(visits)}
         return {

@@ -78,7 +78,7 @@ class _Trainer:
         self._stop = False
         self._changed = False
         self._writer: Any = None
-        self.gauge = Gauge(config, folder, domain, self.method.joint, self._check)
+        self.gauge = Gauge(config, folder, domain, self.method, self._check)
         self._bar: tqdm[Any] = tqdm(total=config.training.steps * len(self.names), unit="step", disable=None)
 
     def run(self, state: Mapping[str, torch.Tensor] | None) -> None:
