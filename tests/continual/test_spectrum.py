@@ -8,7 +8,7 @@ from tests.reference import slow
 from trcl_policy.continual import gradients
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.params import Layout
-from trcl_policy.continual.spectrum import gram, spectra
+from trcl_policy.continual.spectrum import _spectrum, gram, spectra
 
 
 def whole(sampled):
@@ -54,15 +54,14 @@ def test_convergence_compares_disjoint_sets_of_each_size():
     found = whole(sampled).convergence
     assert list(found) == [2, 5, 10, 20]
     assert list(found.values()) == pytest.approx([average(8), average(4), average(2), average(1)], rel=1e-10)
-    assert list(found.values()) == sorted(found.values())
+    assert found[2] < found[5] < found[20]
     assert list(whole(toy(num_rows=5)).convergence) == [1, 2]
     assert list(whole(toy(num_rows=2)).convergence) == [1]
 
 
 def test_white_noise_has_full_rank_and_no_mean():
-    shares = [
-        whole(linear(torch.randn(64, 8, generator=rng(seed), dtype=torch.float64))).mean_share for seed in range(50)
-    ]
+    draws = [torch.randn(64, 8, generator=rng(seed), dtype=torch.float64) for seed in range(50)]
+    shares = [_spectrum(rows @ rows.T, {32: 1.0}).mean_share for rows in draws]
     assert abs(sum(shares) / 50) < 0.005
     found = whole(linear(torch.randn(4000, 8, generator=rng(), dtype=torch.float64)))
     assert found.effective_rank == pytest.approx(8, rel=0.02)

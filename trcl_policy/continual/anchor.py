@@ -122,24 +122,26 @@ class FisherAnchor:
         """
         return [float(term.square(theta)) for term in self.terms]
 
+    @cached_property
+    def _held(self) -> Quadratic | None:
+        """Q, with its coefficient; None where it is zero everywhere."""
+        return self.quadratic.scaled(self.coefficient) if self.terms and self.coefficient > 0 else None
+
     def value(self, theta: Tensor) -> Tensor:
         """Q(theta) / 2, a float64 scalar, up to the constant that merging leaves."""
-        return 0.5 * self.coefficient * self.quadratic.square(theta)
+        return 0.5 * (theta.new_zeros((), dtype=torch.float64) if self._held is None else self._held.square(theta))
 
     def gradient(self, theta: Tensor) -> Tensor | None:
         """Gradient of Q / 2, (P,); None while it is zero everywhere."""
-        return None if not self.terms or self.coefficient == 0 else self.quadratic.gradient(theta, self.coefficient)
+        return None if self._held is None else self._held.gradient(theta)
 
     def proximal(self, theta: Tensor, step: float) -> Tensor:
         """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2 in closed form, (P,); stable for every weight."""
-        scale = step * self.coefficient
-        return theta if not self.terms or scale == 0 else self.quadratic.proximal(theta, scale)
+        return theta if self._held is None or step == 0 else self._held.proximal(theta, step)
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
         """``theta`` if Q(theta) <= radius^2, else a point where Q = radius^2, (P,); see ``Quadratic.project``."""
-        if not self.terms or self.coefficient == 0:
-            return theta
-        return self.quadratic.project(theta, radius**2 / self.coefficient)
+        return theta if self._held is None else self._held.project(theta, radius**2)
 
     @property
     def watches(self) -> bool:

@@ -180,7 +180,8 @@ class LowRank:
         for _ in range(50):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if outside(middle) else (low, middle)
-        return root * (vectors @ (high / (1 + high * found) * residual))
+        reachable = found > len(found) * torch.finfo(found.dtype).eps * found[-1]  # along others no move helps
+        return root * (vectors @ (high / (1 + high * found) * residual * reachable))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,24 +60,27 @@ class PathAnchor:
         """Zero: it is not measured."""
         return 0.0
 
+    @cached_property
+    def _charged(self) -> Quadratic | None:
+        """Q, twice the penalty; None where it is zero everywhere."""
+        return self.held.scaled(2 * self.weight) if self.held is not None and self.weight > 0 else None
+
     def value(self, theta: Tensor) -> Tensor:
         """The penalty Q(theta) / 2, a float64 scalar."""
-        return theta.new_zeros((), dtype=torch.float64) if self.held is None else self.weight * self.held.square(theta)
+        charged = self._charged
+        return 0.5 * (theta.new_zeros((), dtype=torch.float64) if charged is None else charged.square(theta))
 
     def gradient(self, theta: Tensor) -> Tensor | None:
         """Gradient of the penalty, (P,); None while it is zero everywhere."""
-        return None if self.held is None or self.weight == 0 else self.held.gradient(theta, 2 * self.weight)
+        return None if self._charged is None else self._charged.gradient(theta)
 
     def proximal(self, theta: Tensor, step: float) -> Tensor:
         """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2, (P,)."""
-        scale = 2 * self.weight * step
-        return theta if self.held is None or scale == 0 else self.held.proximal(theta, scale)
+        return theta if self._charged is None or step == 0 else self._charged.proximal(theta, step)
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
         """``theta`` where Q(theta) <= radius^2, else the point towards the centre where they are equal, (P,)."""
-        if self.held is None or self.weight == 0:
-            return theta
-        return self.held.project(theta, radius**2 / (2 * self.weight))
+        return theta if self._charged is None else self._charged.project(theta, radius**2)
 
     @property
     def watches(self) -> bool:

@@ -32,23 +32,26 @@ class Centered:
     metric: Diagonal | Isotropic
     center: Tensor
 
-    def gradient(self, theta: Tensor, factor: float) -> Tensor:
-        """factor * D (theta - center), (P,), in two passes over the weights."""
-        if isinstance(self.metric, Isotropic):
-            return (theta - self.center).mul_(factor * self.metric.value)
-        return torch.addcmul(theta.new_zeros(()), theta - self.center, self.metric.values, value=factor)
+    def gradient(self, theta: Tensor) -> Tensor:
+        """D (theta - center), (P,), in two passes over the weights."""
+        own = self.metric.value if isinstance(self.metric, Isotropic) else self.metric.values
+        return (theta - self.center).mul_(own)
 
     def divisor(self, scale: float) -> Tensor:
-        """A = 1 + scale * diag(D), (P,)."""
+        """A = 1 + scale * diag(D), (P,); the tensor is the same each time and overwritten by the next call."""
         if isinstance(self.metric, Isotropic):
-            return torch.full_like(self.center, 1.0 + scale * self.metric.value)
-        return torch.add(self.center.new_ones(()), self.metric.values, alpha=scale)
+            return self._scratch.fill_(1.0 + scale * self.metric.value)
+        return torch.add(self.center.new_ones(()), self.metric.values, alpha=scale, out=self._scratch)
+
+    @cached_property
+    def _scratch(self) -> Tensor:
+        """Memory for ``divisor``: a new vector at every step costs more than the arithmetic."""
+        return torch.empty_like(self.center)
 
     def proximal(self, theta: Tensor, scale: float) -> Tensor:
-        """center + (theta - center) / (1 + scale D), (P,)."""
-        if isinstance(self.metric, Isotropic):
-            return self.center + (theta - self.center).div_(1.0 + scale * self.metric.value)
-        return torch.addcdiv(self.center, theta - self.center, self.divisor(scale))
+        """center + (theta - center) / (1 + scale D), (P,), in three passes over the weights."""
+        offset = theta - self.center
+        return torch.addcdiv(self.center, offset, self.divisor(scale), out=offset)
 
     def joined(self, other: Centered) -> Centered:
         """The sum of both, around the precision-weighted mean; a weight that neither holds keeps this centre."""
@@ -142,6 +145,13 @@ class Quadratic:
             projected = self.projected.joined(other.projected)
         return Quadratic(centered, projected)
 
+    def scaled(self, factor: float) -> Quadratic:
+        """``factor`` times this; centres are shared."""
+        centered = self.centered and Centered(self.centered.metric.scaled(factor), self.centered.center)
+        return Quadratic(
+            centered, self.projected and Projected(self.projected.metric.scaled(factor), self.projected.at)
+        )
+
     def recentered(self, theta: Tensor, factor: float) -> Quadratic:
         """``factor`` times the same metric with ``theta`` as the centre of every term."""
         empty = Quadratic()
@@ -174,13 +184,13 @@ class Quadratic:
             total = total + (self.projected.metric.values.double() * self.projected.offset(theta).square()).sum()
         return total
 
-    def gradient(self, theta: Tensor, factor: float = 1.0) -> Tensor:
-        """``factor`` times the gradient of Q / 2, (P,)."""
-        pull = None if self.centered is None else self.centered.gradient(theta, factor)
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Gradient of Q / 2, (P,)."""
+        pull = None if self.centered is None else self.centered.gradient(theta)
         if self.projected is None:
             return torch.zeros_like(theta) if pull is None else pull
         metric = self.projected.metric
-        across = metric.combine(factor * metric.values * self.projected.offset(theta))
+        across = metric.combine(metric.values * self.projected.offset(theta))
         return across if pull is None else pull.add_(across)
 
     def proximal(self, theta: Tensor, scale: float) -> Tensor:
