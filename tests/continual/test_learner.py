@@ -1,6 +1,7 @@
 """What the loop promises bit for bit: identities between methods, resuming, and that watching changes nothing."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import pytest
 import torch
@@ -8,33 +9,49 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from tests.continual.toy import OPTIONS, TRAINING, Toy, make_params, make_task, make_tasks, method
-from trcl_policy.continual.anchor import FisherAnchor
-from trcl_policy.continual.fisher import Diagonal
+from trcl_policy.continual.constrained import Dual
 from trcl_policy.continual.learner import Method, learn
+from trcl_policy.continual.lookahead import halves
 from trcl_policy.continual.methods import METHODS, Options, make_method
 from trcl_policy.continual.optimizer import Training
+from trcl_policy.continual.params import Layout, concatenate
 from trcl_policy.continual.probes import held_out_loss, recover
 from trcl_policy.continual.replay import NoReplay
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import TaskSequence
-from trcl_policy.continual.update import Ball, Penalty, Projected, Proximal
+from trcl_policy.continual.update import Ball, Penalty, Projected, Proximal, Update
 
-RESUMED = ("finetune", "ewc", "l2", "er", "agem", "replay", "replay_plain", "trcl", "trcl_rank1", "trcl_prox", "joint")
+LONGER = ("replay", "trcl_mixed", "si", "packnet", "vrmcl")
+"""Methods that are stopped with and without kept moments; each keeps something of its own."""
 
 
-def run(how, every=4, resume=None, training=TRAINING, model=None, **options):
+def run(how, every=4, resume=None, training=TRAINING, model=None, tasks=None, **options):
     """Weights (a copy) and position of all snapshots."""
-    streams = Streams(7)
-    found = []
+    found, sequence = [], TaskSequence(tuple(tasks or playable_tasks()))
     for snapshot in learn(
-        model or Toy(), make_params(), make_tasks(), how, training, streams, every, resume=resume, **options
+        model or Toy(), make_params(), sequence, how, training, Streams(7), every, resume=resume, **options
     ):
         found.append((snapshot.kind, snapshot.position, snapshot.theta.clone(), snapshot.scalars))
     return found
 
 
+def playable_tasks():
+    """The three tasks; each can be done at will, which gives samples that depend on the weights."""
+
+    def rehearse(kind, params, count, rng):
+        return Toy().generate(params, {"kind": torch.full((count,), kind)}, rng)
+
+    return tuple(replace(task, rehearse=partial(rehearse, number % 2)) for number, task in enumerate(make_tasks()))
+
+
 def end(how, **options):
     return run(how, **options)[-1][2]
+
+
+@cache
+def usual_end(name):
+    """Last weights of a method of the table with the usual knobs."""
+    return end(method(name))
 
 
 def assert_same(one, other):
@@ -49,24 +66,93 @@ def assert_same_weights(one, other):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def changed(name, **changes):
+    """A method of the table with some of its parts replaced."""
+    return replace(method(name), **changes)
+
+
+@dataclass(frozen=True)
+class Query(Update):
+    """The gradient on every other sample of the new task and of one old task."""
+
+    def step(self, turn):
+        old = turn.recall_one()
+        direction = turn.gradient_at(turn.theta, halves(turn.new)[1])
+        if old is not None:
+            direction = direction + turn.beta * turn.gradient_at(turn.theta, halves(old)[1], "old")
+        turn.descend(direction)
+        return self
+
+
+@dataclass(frozen=True)
+class MemoryQuery(Update):
+    """The meta-gradient of one step on half of the new samples, judged on the other half and the old ones."""
+
+    rate: float
+
+    def step(self, turn):
+        (support, query), old = halves(turn.new), turn.recall(None)
+        query = query if old is None else concatenate([query, old])
+        turn.descend(turn.meta_gradient(turn.theta, support, query, self.rate, True))
+        return self
+
+
+def stuck(through):
+    """A dual update whose multiplier stays at one: any excess moves it by less than the last bit of a float64."""
+    return Dual(through, speed=1e-300)
+
+
+FINETUNE, REPLAY, EWC = method("finetune"), method("replay"), method("ewc")
 IDENTITIES = {
-    "zero weight is replay": (method("trcl", weight=0.0), method("replay")),
-    "zero lambda is replay": (method("trcl", raw_lambda=0.0), method("replay")),
-    "zero weight in a proximal step is replay": (method("trcl_prox", weight=0.0), method("replay")),
-    "zero weight in a rank-1 penalty is replay": (method("trcl_rank1", weight=0.0), method("replay")),
-    "no replay is ewc": (replace(method("trcl"), replay=NoReplay()), method("ewc")),
-    "rank-1 without replay is rank-1 ewc": (replace(method("trcl_rank1"), replay=NoReplay()), method("ewc_rank1")),
-    "zero beta is ewc": (method("trcl", replay_weight=0.0), method("ewc")),
-    "zero beta and zero weight is finetuning": (method("trcl", replay_weight=0.0, weight=0.0), method("finetune")),
-    "ewc of zero weight is finetuning": (method("ewc", weight=0.0), method("finetune")),
-    "l2 of zero weight is finetuning": (method("l2", weight=0.0), method("finetune")),
-    "agem without memory is finetuning": (Method(update=Projected()), method("finetune")),
-    "a huge ball is replay": (method("trcl_ball", radius=1e9), method("replay")),
-    "a huge ball without replay is finetuning": (
-        Method(update=Ball(1e9), anchor=method("ewc").anchor),
-        method("finetune"),
+    "zero weight is replay": (method("trcl_diag", weight=0.0), REPLAY),
+    "zero lambda is replay": (method("trcl_diag", raw_lambda=0.0), REPLAY),
+    "zero weight in a proximal step is replay": (method("trcl_prox", weight=0.0), REPLAY),
+    "zero weight in a rank-1 penalty is replay": (method("trcl", weight=0.0), REPLAY),
+    "zero weight in a low-rank penalty is replay": (method("trcl_lowrank", weight=0.0), REPLAY),
+    "zero weight in a mixed penalty is replay": (method("trcl_mixed", weight=0.0), REPLAY),
+    "no replay is ewc": (changed("trcl_diag", replay=NoReplay()), EWC),
+    "rank-1 without replay is rank-1 ewc": (changed("trcl", replay=NoReplay()), method("ewc_rank1")),
+    "low rank without replay is low-rank ewc": (changed("trcl_lowrank", replay=NoReplay()), method("ewc_lowrank")),
+    "zero beta is ewc": (method("trcl_diag", replay_weight=0.0), EWC),
+    "zero beta and zero weight is finetuning": (method("trcl_diag", replay_weight=0.0, weight=0.0), FINETUNE),
+    "ewc of zero weight is finetuning": (method("ewc", weight=0.0), FINETUNE),
+    "l2 of zero weight is finetuning": (method("l2", weight=0.0), FINETUNE),
+    "online ewc of zero weight is finetuning": (method("ewc_online", weight=0.0), FINETUNE),
+    "si of zero weight is finetuning": (method("si", weight=0.0), FINETUNE),
+    "mas of zero weight is finetuning": (method("mas", weight=0.0), FINETUNE),
+    "agem without memory is finetuning": (Method(update=Projected()), FINETUNE),
+    "replay of zero beta is finetuning": (method("replay", replay_weight=0.0), FINETUNE),
+    "er of zero beta is finetuning": (method("er", replay_weight=0.0), FINETUNE),
+    "er_distill of zero beta is finetuning": (method("er_distill", replay_weight=0.0), FINETUNE),
+    "lwf of zero beta is finetuning": (method("lwf", replay_weight=0.0), FINETUNE),
+    "tdgr is plain replay where nothing is guided": (method("tdgr"), method("replay_plain")),
+    "keeping all generated samples and never anew is replay": (
+        method("replay", replay_keep=1.0, replay_refresh=0),
+        REPLAY,
     ),
-    "an anchor's proximal step over nothing is finetuning": (Method(update=Proximal()), method("finetune")),
+    "a pool made anew after the task's end is replay": (method("replay", replay_refresh=6), REPLAY),
+    "a multiplier that can't move is replay": (changed("replay_dual", update=stuck("replay")), REPLAY),
+    "a multiplier that can't move is a proximal step": (
+        changed("trcl_dual", update=stuck("anchor")),
+        method("trcl_prox"),
+    ),
+    "anchors kept apart are merged ones": (method("trcl_diag", keep_anchors="separate"), method("trcl_diag")),
+    "anchors kept apart are merged ones of low rank": (method("trcl", keep_anchors="separate"), method("trcl")),
+    "a huge ball is replay": (method("trcl_ball", rise=1e12), REPLAY),
+    "a huge ball without replay is finetuning": (Method(update=Ball(1e12), anchor=EWC.anchor), FINETUNE),
+    "an anchor's proximal step over nothing is finetuning": (Method(update=Proximal()), FINETUNE),
+    "ftml at a vanishing inner rate judges every task where it stands": (
+        method("ftml", inner_rate=1e-300),
+        changed("ftml", update=Query()),
+    ),
+    "first order is all that is left at a vanishing inner rate": (
+        method("ftml", inner_rate=1e-300),
+        method("ftml", inner_rate=1e-300, second_order=False),
+    ),
+    "vrmcl without momentum is its meta-gradient": (
+        method("vrmcl", vr_momentum=0.0),
+        changed("vrmcl", update=MemoryQuery(OPTIONS.inner_rate)),
+    ),
 }
 
 
@@ -76,31 +162,94 @@ def test_identity_holds_bit_for_bit(name):
     assert_same_weights(run(one), run(other))
 
 
+def test_packnet_on_one_task_is_finetuning():
+    training = replace(TRAINING, ema_decay=0.0)
+    one, other = (
+        run(method(name), training=training, tasks=make_tasks().tasks[:1]) for name in ("packnet", "finetune")
+    )
+    assert_same_weights(one, other)
+
+
+def test_alone_and_finetuning_differ_only_after_the_first_task():
+    one, other = run(method("alone")), run(FINETUNE)
+    first = len([kind for kind, position, *_ in one if position.task == 0])
+    assert_same_weights(one[:first], other[:first])
+    assert not torch.equal(one[first][2], other[first][2])
+
+
+def test_alone_begins_every_task_with_the_first_weights():
+    still = replace(TRAINING, learning_rate=1e-30, weight_decay=0.0)
+    first = Layout.of(make_params()).flatten(make_params())
+    assert all(torch.equal(theta, first) for *_, theta, _ in run(method("alone"), training=still))
+    ends = [theta for kind, _, theta, _ in run(method("alone"), every=1, training=TRAINING) if kind == "step"]
+    reach = TRAINING.learning_rate * TRAINING.steps
+    assert all(float((theta - first).abs().max()) < 2 * reach for theta in ends)
+
+
+def test_the_raw_teacher_is_the_averaged_one_where_nothing_is_averaged():
+    training = replace(TRAINING, ema_decay=0.0)
+    one, other = (run(method("replay", teacher=t), training=training) for t in ("raw", "ema"))
+    assert_same_weights(one, other)
+    assert not torch.equal(end(method("replay", teacher="raw")), end(REPLAY))
+
+
+def test_online_ewc_of_one_old_task_is_ewc():
+    one, other = run(method("ewc_online")), run(EWC)
+    two_tasks = len([kind for kind, position, *_ in one if position.task < 2])
+    assert_same_weights(one[:two_tasks], other[:two_tasks])
+    assert not torch.equal(one[-1][2], other[-1][2])
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("trcl", "replay"), ("trcl", "ewc"), ("ewc", "finetune"), ("agem", "finetune"), ("agem", "er"),
-        ("replay", "replay_plain"), ("trcl", "trcl_prox"), ("trcl", "trcl_rank1"), ("l2", "ewc"), ("joint", "finetune"),
-        ("trcl_ball", "replay"), ("er", "replay"),
+        ("trcl_diag", "replay"), ("trcl_diag", "ewc"), ("ewc", "finetune"), ("agem", "finetune"), ("agem", "er"),
+        ("replay", "replay_plain"), ("trcl_diag", "trcl_prox"), ("trcl_diag", "trcl"), ("l2", "ewc"),
+        ("joint", "finetune"), ("trcl_ball", "replay"), ("er", "replay"), ("er", "er_distill"), ("lwf", "replay"),
+        ("si", "finetune"), ("si", "mas"), ("mas", "ewc"), ("ftml", "er"), ("ftml", "ftml_distill"), ("vrmcl", "ftml"),
+        ("mer", "er"), ("lamaml", "mer"), ("packnet", "finetune"), ("trcl_mixed", "trcl_lowrank"),
+        ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"), ("ewc_lowrank", "ewc_rank1"),
     ],
 )  # fmt: skip
 def test_methods_that_differ_in_one_part_learn_different_weights(one, other):
-    assert not torch.equal(end(method(one, radius=0.01)), end(method(other)))
+    found = end(method(one, rise=1e-4)) if one == "trcl_ball" else usual_end(one)
+    assert not torch.equal(found, usual_end(other))
 
 
-@pytest.mark.parametrize("keep_optimizer", [True, False])
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ftml", {"second_order": False}), ("ftml", {"inner_rate": 0.2}), ("vrmcl", {"vr_momentum": 0.5}),
+        ("vrmcl", {"second_order": False}), ("mer", {"inner_steps": 2}), ("mer", {"inner_rate": 0.2}),
+        ("lamaml", {"first_rate": 0.05}), ("lamaml", {"rate_speed": 0.5}), ("lamaml", {"inner_steps": 2}),
+        ("replay", {"replay_keep": 0.5}), ("replay", {"replay_refresh": 2}), ("replay", {"teacher": "raw"}),
+        ("er_distill", {"dark_draws": 1}), ("er", {"memory": 5}), ("packnet", {"packnet_search": 0.3}),
+        ("replay_dual", {"rise": 5.0}), ("replay_dual", {"dual_speed": 0.5}), ("trcl_dual", {"dual_speed": 0.5}),
+        ("trcl_ball", {"rise": 1e-4}), ("ewc_online", {"online_decay": 0.1}), ("si", {"si_damping": 1.0}),
+        ("ewc_lowrank", {"rank": 1}), ("trcl_lowrank", {"keep_anchors": "compressed"}), ("si", {"weight": 9.0}),
+        ("trcl", {"raw_lambda": 1.0}), ("trcl_diag", {"fisher_samples": 10}), ("replay", {"replay_weight": 0.5}),
+        ("replay", {"replay_samples": 5}), ("replay", {"replay_ratio": 1.0}),
+    ],
+)  # fmt: skip
+def test_every_knob_turns_something(name, changes):
+    assert not torch.equal(end(method(name, **changes)), usual_end(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "keep_optimizer"), [*((name, False) for name in METHODS), *((name, True) for name in LONGER)]
+)
 def test_resuming_any_snapshot_equals_never_having_stopped(name, keep_optimizer):
-    training = replace(TRAINING, keep_optimizer=keep_optimizer)
+    training, how = replace(TRAINING, keep_optimizer=keep_optimizer), method(name, replay_refresh=4, replay_keep=0.5)
     whole, states = [], []
-    for snapshot in learn(Toy(), make_params(), make_tasks(), method(name), training, Streams(7), 4):
+    tasks = TaskSequence(playable_tasks())
+    for snapshot in learn(Toy(), make_params(), tasks, how, training, Streams(7), 4):
         whole.append((snapshot.kind, snapshot.position, snapshot.theta.clone(), snapshot.scalars))
         states.append(to_bytes(snapshot.state()))
     kinds = [kind for kind, *_ in whole]
+    assert torch.isfinite(whole[-1][2]).all()
     assert set(kinds) == ({"step", "learned"} if name == "joint" else {"step", "learned", "settled"})
     for number, state in enumerate(states):
-        resumed = run(method(name), resume=from_bytes(state), training=training)
-        assert_same(whole[number + 1 :], resumed)
+        assert_same(whole[number + 1 :], run(how, resume=from_bytes(state), training=training))
 
 
 def test_resuming_without_averaging_equals_never_having_stopped():
@@ -190,7 +339,7 @@ def test_steps_follow_the_written_out_gradient_of_loss_distillation_and_pull():
     """Adam's first moment shows the gradient it was given; at the second step the weights have left the centre."""
     tasks = TaskSequence((make_task("a", (0,), 20, 0, torch.float64), make_task("b", (1,), 20, 1, torch.float64)))
     training = replace(TRAINING, steps=2, gradient_clip=0.0)
-    how, states = method("trcl", weight=2.0, replay_weight=0.7), []
+    how, states = method("trcl_diag", weight=2.0, replay_weight=0.7), []
     for s in learn(Toy(), make_params(torch.float64), tasks, how, training, Streams(3), 1):
         states.append(s.state())
     settled, first, second = states[2:5]
@@ -240,12 +389,6 @@ def test_every_settled_replay_holds_all_tasks_so_far():
     assert kinds == [[20], [20, 20]]
 
 
-def test_a_proximal_update_steps_by_rate_times_speed():
-    anchor = FisherAnchor().merged_with(Diagonal(torch.ones(2)), 1.0, torch.zeros(2))
-    found = Proximal(speed=50.0).correct(torch.ones(2), anchor, 0.1)
-    torch.testing.assert_close(found, torch.full((2,), 1 / 6))
-
-
 def test_scalars_tell_losses_penalty_and_rate():
     found = run(method("trcl"), every=1)
     first = found[0][3]
@@ -268,12 +411,6 @@ def test_replay_ratio_sets_how_many_old_samples_come_in_a_step():
     assert run(method("er", replay_ratio=1.5), model=Counting())
     assert set(counted[:6]) == {12}
     assert set(counted[6:]) == {12, 18}
-
-
-def test_every_published_name_learns_the_sequence():
-    for name in METHODS:
-        found = run(method(name))
-        assert torch.isfinite(found[-1][2]).all(), name
 
 
 def test_recovery_is_plain_learning_that_leaves_the_weights_alone():
@@ -317,8 +454,8 @@ def test_unusable_choices_are_refused_in_one_line():
             method("trcl", **changes)
     for name, changes, message in [
         ("er", {"memory": 0}, "memory must be >= 1"),
-        ("trcl_ball", {"radius": 0.0}, "radius must be > 0 \\[Fisher length\\], got 0"),
-        ("trcl_prox", {"proximal_speed": 0.0}, "proximal speed must be > 0, got 0"),
+        ("trcl_ball", {"rise": 0.0}, "rise must be > 0"),
+        ("si", {"si_damping": 0.0}, "damping must be > 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             method(name, **changes)

@@ -1,4 +1,4 @@
-"""Streams, layout, tasks, replay, updates and the optimiser, each on its own."""
+"""Streams, layout, tasks and the optimiser, each on its own."""
 
 import math
 
@@ -7,35 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.continual.toy import Toy, make_batch, make_params, make_task, make_tasks, vector
-from trcl_policy.continual.anchor import Learned, NoAnchor
+from tests.continual.toy import Toy, make_batch, make_params, make_tasks, vector
+from tests.continual.toy import generator as rng
 from trcl_policy.continual.model import chunks, gradient, leaves, mean_loss
 from trcl_policy.continual.optimizer import FlatAdam, Training
 from trcl_policy.continual.params import Layout, concatenate
-from trcl_policy.continual.replay import GeneratedReplay, StoredReplay
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.continual.tasks import JoinedSamples, Task, TaskSequence, TensorSamples, draw
-from trcl_policy.continual.update import Gradients, Projected
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def learned(tasks, index, theta=None, streams=None, model=None):
-    layout, start = vector(torch.float32)
-    old = tasks.distinct(index + 1)
-    return Learned(
-        task=tasks[index],
-        task_index=index,
-        old_tasks=old,
-        revisited=len(old) == len(tasks.distinct(index)),
-        model=model or Toy(),
-        layout=layout,
-        theta=start if theta is None else theta,
-        streams=streams or Streams(5),
-    )
-
 
 # Streams
 
@@ -196,117 +174,6 @@ def test_conditions_are_drawn_uniformly():
     assert abs(int(found[0]) - 1000) < 120
 
 
-# Replay
-
-
-def test_stored_replay_keeps_exactly_n_real_samples_of_every_task():
-    tasks, replay, streams = make_tasks(), StoredReplay(10), Streams(5)
-    for index in range(3):
-        replay = replay.after_task(learned(tasks, index, streams=streams))
-        assert len(replay.pool["x"]) == 10 * (index + 1)
-        kept, whole = replay.pool["x"][-10:], tasks[index].samples.batch["x"]
-        matches = (kept[:, None] == whole[None]).all(2)
-        assert matches.sum(1).tolist() == [1] * 10
-        assert len({int(row.nonzero()) for row in matches}) == 10
-
-
-def test_stored_replay_keeps_a_task_met_twice_once():
-    a, b, _ = make_tasks()
-    tasks, replay = TaskSequence((a, b, Task("first#2", a.samples, a.condition), a)), StoredReplay(10)
-    for index in range(4):
-        replay = replay.after_task(learned(tasks, index))
-    assert len(replay.pool["x"]) == 20
-
-
-def test_stored_replay_keeps_all_of_a_small_task():
-    tasks = TaskSequence((make_task("small", (0,), 4, 0),))
-    assert len(StoredReplay(10).after_task(learned(tasks, 0)).pool["x"]) == 4
-
-
-def test_stored_replay_draws_all_kept_samples_with_new_noise():
-    tasks, streams = make_tasks(), Streams(5)
-    replay = StoredReplay(10).after_task(learned(tasks, 0)).after_task(learned(tasks, 1))
-    layout, _ = vector(torch.float32)
-    found = replay.draw(Toy(), layout, 4000, streams)
-    assert abs(int((found["kind"] == 0).sum()) - 2000) < 150
-    again = replay.draw(Toy(), layout, 4000, streams)
-    assert not torch.equal(found["x"], again["x"])
-    assert StoredReplay(10).draw(Toy(), layout, 5, streams) is None
-
-
-def test_generated_replay_holds_equally_many_samples_of_every_task_seen():
-    tasks, replay = make_tasks(), GeneratedReplay(20, chunk_size=7)
-    for index, counts in enumerate([[20], [20, 20]]):
-        replay = replay.after_task(learned(tasks, index))
-        assert replay.pool["kind"].bincount().tolist() == counts
-    replay = replay.after_task(learned(tasks, 2))
-    assert len(replay.pool["x"]) == 60
-    assert len(replay.pool["x"].unique(dim=0)) == 60
-
-
-def test_generated_replay_makes_its_pool_anew_with_the_latest_model():
-    tasks, streams = make_tasks(), Streams(5)
-    layout, theta = vector(torch.float32)
-    one = GeneratedReplay(20).after_task(learned(tasks, 0, theta, streams))
-    later = 2 * theta
-    two = one.after_task(learned(tasks, 1, later, streams))
-    assert torch.equal(two.teacher, later)
-    assert two.teacher.data_ptr() != later.data_ptr()
-    assert not torch.equal(one.pool["x"][:20], two.pool["x"][:20])
-    made = Toy().predict(layout.unflatten(later), two.pool)
-    torch.testing.assert_close(made, two.pool["y"])
-
-
-def test_generating_in_chunks_makes_every_sample_once_in_order():
-    class Counter(Toy):
-        def generate(self, params, condition, rng):
-            return {"x": condition["kind"].float()[:, None].expand(-1, 2), "kind": condition["kind"]}
-
-    tasks = make_tasks()
-    pools = [GeneratedReplay(9, chunk_size=c).after_task(learned(tasks, 2, model=Counter())).pool for c in (2, 100)]
-    assert torch.equal(pools[0]["kind"], pools[1]["kind"])
-    assert torch.equal(pools[0]["x"], pools[1]["x"])
-
-
-def test_distilled_targets_are_the_teachers_and_plain_ones_are_drawn():
-    told = learned(make_tasks(), 0)
-    distilled, plain = (GeneratedReplay(20, distill=d).after_task(told) for d in (True, False))
-    plain = plain.restore(distilled.state())
-    layout, theta = vector(torch.float32)
-    one, other = distilled.draw(Toy(), layout, 15, Streams(1)), plain.draw(Toy(), layout, 15, Streams(1))
-    assert torch.equal(one["x"], other["x"])
-    assert torch.equal(one["target"], Toy().predict(layout.unflatten(theta), one))
-    assert not torch.allclose(one["target"], other["target"])
-    assert float(Toy().losses(layout.unflatten(theta), one).sum()) == 0
-    assert not one["target"].requires_grad
-
-
-def test_replay_has_nothing_before_the_first_task():
-    layout, _ = vector(torch.float32)
-    assert GeneratedReplay().draw(Toy(), layout, 5, Streams(1)) is None
-    assert GeneratedReplay().state() == {}
-    assert GeneratedReplay().restore({}).teacher is None
-    with pytest.raises(ValueError, match="chunk_size must be >= 1"):
-        GeneratedReplay(chunk_size=0)
-
-
-# Updates
-
-
-@given(seed=st.integers(0, 10**6), size=st.integers(1, 12))
-def test_projected_direction_never_raises_the_old_loss(seed, size):
-    new, old = (torch.randn(size, generator=rng(seed + k), dtype=torch.float64) for k in (0, 10**7))
-    found = Projected().direction(Gradients(new, old), new, NoAnchor())
-    assert float(found @ old) >= -1e-12
-    if float(new @ old) >= 0:
-        assert found is new
-    else:
-        assert float(found @ old) == pytest.approx(0, abs=1e-12)
-        nearest = new - (new @ old) / (old @ old) * old
-        torch.testing.assert_close(found, nearest)
-        assert float((new - found).norm()) <= float((new - 0 * new).norm()) + 1e-12
-
-
 # Optimiser
 
 
@@ -376,3 +243,39 @@ def test_rates_warm_up_and_fall_as_a_cosine():
 def test_unusable_training_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Training(**changes)
+
+
+def test_clipping_shortens_to_the_largest_norm_and_leaves_short_ones_alone():
+    optimizer = FlatAdam(torch.zeros(2), Training(gradient_clip=2.0))
+    torch.testing.assert_close(optimizer.clipped(torch.tensor([3.0, 4.0])), torch.tensor([1.2, 1.6]))
+    short = torch.tensor([0.3, 0.4])
+    assert torch.equal(optimizer.clipped(short), short)
+    assert torch.equal(FlatAdam(torch.zeros(2), Training(gradient_clip=0.0)).clipped(100 * short), 100 * short)
+
+
+def test_a_finished_task_releases_the_average_and_keeps_the_raw_weights_until_the_next():
+    optimizer = FlatAdam(torch.ones(3), Training(ema_decay=0.5))
+    for step in range(3):
+        optimizer.step(torch.ones(3), 0.1)
+        optimizer.track(step)
+    raw, average = optimizer.theta.clone(), optimizer.average.clone()
+    assert optimizer.raw is None
+    assert "raw" not in optimizer.state()
+    optimizer.finish()
+    assert torch.equal(optimizer.raw, raw)
+    assert torch.equal(optimizer.theta, average)
+    assert not torch.equal(raw, average)
+    other = FlatAdam(torch.zeros(3), Training(ema_decay=0.5))
+    other.restore(optimizer.state())
+    assert torch.equal(other.raw, raw)
+    optimizer.begin(torch.zeros(3))
+    assert optimizer.raw is None
+
+
+def test_placed_weights_move_their_average_and_leave_the_moments():
+    optimizer = FlatAdam(torch.ones(3), Training(ema_decay=0.5))
+    optimizer.step(torch.ones(3), 0.1)
+    moment = optimizer.state()["exp_avg"].clone()
+    optimizer.place(torch.full((3,), 7.0))
+    assert optimizer.theta.tolist() == optimizer.released.tolist() == [7, 7, 7]
+    assert torch.equal(optimizer.state()["exp_avg"], moment)

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trcl_policy.continual.anchor import Learned, NoAnchor
 from trcl_policy.continual.methods import Options, make_method
-from trcl_policy.continual.optimizer import Training
+from trcl_policy.continual.model import leaves
+from trcl_policy.continual.optimizer import FlatAdam, Training
 from trcl_policy.continual.params import Batch, Layout, Params
+from trcl_policy.continual.replay import Request
+from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import Task, TaskSequence, TensorSamples
+from trcl_policy.continual.turn import Turn
 
 torch.set_num_threads(1)
 
-OPTIONS = Options(weight=3.0, fisher_samples=48, replay_samples=20, memory=10, replay_ratio=0.5)
+OPTIONS = Options(weight=3.0, fisher_samples=48, rank=3, replay_samples=20, memory=10, replay_ratio=0.5, dark_draws=2)
 TRAINING = Training(steps=6, batch_size=12, learning_rate=0.02, warmup=2, ema_decay=0.9, weight_decay=0.01)
 
 
@@ -107,3 +112,69 @@ def vector(dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Layout, T
 
 def method(name: str, **changes: object):
     return make_method(name, Options(**{**vars(OPTIONS), **changes}))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def learned(tasks: TaskSequence, index: int, theta=None, streams=None, model=None, raw=None) -> Learned:
+    """What the parts of a method are told at the end of task ``index``."""
+    layout, start = vector(torch.float32)
+    old = tasks.distinct(index + 1)
+    return Learned(
+        task=tasks[index],
+        task_index=index,
+        old_tasks=old,
+        revisited=len(old) == len(tasks.distinct(index)),
+        model=model or Toy(),
+        layout=layout,
+        theta=start if theta is None else theta,
+        streams=streams or Streams(5),
+        raw=raw,
+    )
+
+
+def request(count: int, streams=None, old_tasks=(), task=None, step=0, model=None, seed=3) -> Request:
+    """A wish for ``count`` old samples while twelve samples of the second condition are learned."""
+    layout, _ = vector(torch.float32)
+    new = make_batch((1,), 12, seed)
+    return Request(model or Toy(), layout, count, streams or Streams(1), new, tuple(old_tasks), step, task)
+
+
+class Descent(FlatAdam):
+    """Plain gradient descent that remembers the directions it was given."""
+
+    def __init__(self, theta: Tensor, training: Training) -> None:
+        super().__init__(theta, training)
+        self.directions: list[Tensor] = []
+
+    def step(self, gradient: Tensor, learning_rate: float) -> Tensor:
+        self.directions.append(gradient.clone())
+        self.theta.sub_(learning_rate * gradient)
+        return gradient.norm()
+
+
+def make_turn(model, layout, optimizer, new, old=None, **changes) -> Turn:
+    """One step on the corrupted batch ``new``; ``old`` is one corrupted batch, or one for every old task."""
+    batches = [] if old is None else old if isinstance(old, list) else [old]
+    told = {
+        "model": model,
+        "layout": layout,
+        "optimizer": optimizer,
+        "params": leaves(layout, optimizer.theta),
+        "anchor": NoAnchor(),
+        "new": new,
+        "recall": lambda task: batches[task or 0] if batches else None,
+        "num_recalled": len(batches),
+        "distilled": False,
+        "streams": Streams(2),
+        "beta": 1.0,
+        "rate": 0.1,
+        "fall": 1.0,
+        "step": 0,
+        "total_steps": 10,
+        "task_index": 1,
+        "num_tasks": 2,
+    }
+    return Turn(**{**told, **changes})
