@@ -68,7 +68,10 @@ def test_every_method_can_be_configured(name):
 @pytest.mark.parametrize(
     ("document", "part"),
     [
-        ({"method": {"radius": -1, "name": "trcl_ball"}}, "method.radius must be"),
+        ({"method": {"rise": -1, "name": "trcl_ball"}}, "method.rise must be > 0"),
+        ({"method": {"noise_range": [0.5, 0.2], "name": "ewc"}}, "noise_range must be (low, high)"),
+        ({"method": {"teacher": "best"}}, "teacher must be one of ema, raw, got 'best'"),
+        ({"compile": True, "method": {"name": "ftml"}}, "compile must be false for ftml unless"),
         ({"data": {"held_out": 50}}, "data.held_out must be in [0, episodes = 50), got 50"),
         ({"policy": {"policy_fraction": 1.5}}, "policy.policy_fraction must be in [0, 1], got 1.5"),
         ({"evaluation": {"seed": -1}}, "evaluation.seed must be >= 0, got -1"),

@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,6 @@ import yaml
 from trcl_policy import config
 from trcl_policy.cli import COMMANDS
 from trcl_policy.continual import methods
-from trcl_policy.continual.update import Gradients
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -68,10 +69,13 @@ def test_own_method_page_runs(tmp_path, monkeypatch, tables):
     run_small("docs/own_method.md", tmp_path, monkeypatch, tasks=["drawer-open-v3", "door-open-v3"], **data)
     written = yaml.safe_load((tmp_path / "runs/surgery/config.yaml").read_text())
     assert written["method"]["name"] == "surgery"
-    surgery = methods.METHODS["surgery"].build(methods.Options()).update
-    gradient = torch.tensor([1.0, -2.0])
-    assert surgery.direction(Gradients(gradient, None), gradient, None) is gradient
-    assert surgery.direction(Gradients(gradient, -gradient), gradient, None).abs().max() == 0
+    surgery, gradient, taken = methods.METHODS["surgery"].build(methods.Options()).update, torch.tensor([1.0, -2.0]), []
+    for old in (None, -gradient, torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])):
+        told = SimpleNamespace(apart=partial(lambda *pair: pair, gradient, old), descend=taken.append)
+        assert surgery.step(told) is surgery
+    assert taken[0] is gradient
+    assert [found.tolist() for found in taken[1:3]] == [[0, 0], [2, -2]]
+    torch.testing.assert_close(taken[3], torch.tensor([-0.8, -2.4]))
 
 
 def test_example_methods_and_data_fit_in_forty_lines():

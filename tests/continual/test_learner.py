@@ -208,7 +208,8 @@ def test_online_ewc_of_one_old_task_is_ewc():
         ("joint", "finetune"), ("trcl_ball", "replay"), ("er", "replay"), ("er", "er_distill"), ("lwf", "replay"),
         ("si", "finetune"), ("si", "mas"), ("mas", "ewc"), ("ftml", "er"), ("ftml", "ftml_distill"), ("vrmcl", "ftml"),
         ("mer", "er"), ("lamaml", "mer"), ("packnet", "finetune"), ("trcl_mixed", "trcl_lowrank"),
-        ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"), ("ewc_lowrank", "ewc_rank1"),
+        ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"),
+        ("ewc_lowrank", "ewc_rank1"),
     ],
 )  # fmt: skip
 def test_methods_that_differ_in_one_part_learn_different_weights(one, other):

@@ -258,21 +258,20 @@ def test_only_the_share_with_the_least_loss_is_kept_of_each_task():
 def test_the_filter_averages_losses_over_several_corruptions():
     """A sample's loss under one noise is a poor judge: the spread of the average is that of one over root of four."""
 
-    class Noisy(Ranked):
-        seen = []
+    seen = []
 
+    class Noisy(Ranked):
         def corrupt(self, batch, rng):
             drawn = {**batch, "target": torch.randn(len(batch["x"]), 2, generator=rng)}
-            self.seen.append(drawn["target"])
+            seen.append(drawn["target"])
             return drawn
 
         def losses(self, params, corrupted):
             return corrupted["target"][:, 0]
 
-    model = Noisy()
-    replay = GeneratedReplay(5, keep=0.5).after_task(learned(make_tasks(), 0, model=model))
-    assert len(model.seen) == 4
-    best = sum(each[:, 0] for each in model.seen).topk(5, largest=False).indices
+    replay = GeneratedReplay(5, keep=0.5).after_task(learned(make_tasks(), 0, model=Noisy()))
+    assert len(seen) == 4
+    best = sum(each[:, 0] for each in seen).topk(5, largest=False).indices
     made = Ranked().generate({}, {"kind": torch.zeros(10)}, Streams(5)["replay/generate"])["x"]
     assert torch.equal(samples_of(replay)["x"], made[best.sort().values])
 

@@ -30,10 +30,10 @@ CENTERS = torch.tensor([[1.0, -1.2, 0.4, 0.2], [-0.8, 0.5, -0.6, 1.0], [0.3, 1.0
 CURVATURES = torch.tensor([[1.0, 2.0, 0.5, 1.5], [1.5, 0.6, 1.0, 1.2], [0.8, 1.0, 0.7, 0.5]], dtype=F64)
 SPREADS = torch.tensor([[0.5, 0.3, -0.2, 0.4], [0.1, 0.3, 0.6, -0.3]], dtype=F64)
 TRAINING = Training(
-    steps=300, batch_size=32, learning_rate=0.05, schedule="cosine", warmup=0, gradient_clip=0.0, ema_decay=0.0
+    steps=200, batch_size=32, learning_rate=0.06, schedule="cosine", warmup=0, gradient_clip=0.0, ema_decay=0.0
 )
-SURE, DRAWN = 2e-3, 2e-2
-"""Tolerances: where nothing is random, and where old samples are drawn (the mean of some 3,000 draws a step)."""
+SURE, DRAWN = 3e-3, 2e-2
+"""Tolerances: where nothing is random, and where old samples are drawn (the mean of some 1,300 draws a step)."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,7 @@ def test_a_held_task_ends_at_the_penalised_optimum(name):
     assert float((second - free).norm()) > 0.02
 
 
-@pytest.mark.parametrize("name", ["ewc", "ewc_rank1", "ewc_lowrank"])
-@pytest.mark.parametrize("raw", [None, 0.7])
+@pytest.mark.parametrize(("name", "raw"), [("ewc", None), ("ewc", 0.7), ("ewc_rank1", 0.7), ("ewc_lowrank", None)])
 def test_three_tasks_average_the_scale_free_anchors_and_sum_the_published_ones(name, raw):
     (first, second, third), _ = ends(name, 3, rank=1, weight=2.0, raw_lambda=raw)
     terms = []
@@ -221,7 +220,7 @@ def test_online_ewc_holds_one_decayed_fisher_around_the_latest_weights():
 
 def test_the_path_integral_recovers_the_hessian():
     """On the way down, -g dw adds up to K/2 (way)^2, so the importance is K/2 and the penalty's gradient weight K."""
-    slow_rate = replace(TRAINING, steps=900, learning_rate=0.008)
+    slow_rate = replace(TRAINING, steps=500, learning_rate=0.015)
     (first, second), _ = ends("si", training=slow_rate, weight=0.7, si_damping=1e-4)
     close(second, optimum((CURVATURES[1], CENTERS[1]), (0.7 * CURVATURES[0], first)), DRAWN)
 
@@ -240,10 +239,9 @@ def test_sensitivity_is_twice_the_size_of_the_prediction():
 REPLAYED = ("er", "er_distill", "lwf", "replay", "replay_plain", "replay_rollout", "tdgr")
 
 
-@pytest.mark.parametrize("name", REPLAYED)
-@pytest.mark.parametrize("beta", [0.4, 1.0])
+@pytest.mark.parametrize(("name", "beta"), [*((name, 0.4) for name in REPLAYED), ("er", 1.0), ("replay", 1.0)])
 def test_replayed_tasks_end_at_the_weighted_mean(name, beta):
-    more = {"replay_ratio": 100.0} if name == "er" else {}
+    more = {"replay_ratio": 40.0} if name == "er" else {}
     (first, second), _ = ends(name, replay_weight=beta, **more)
     close(second, optimum((CURVATURES[1], CENTERS[1]), (beta * CURVATURES[0], first)), DRAWN if more else SURE)
 
@@ -255,14 +253,13 @@ RATE = 0.3
 
 
 def meta_ends(name, **options):
-    """Ends with old samples as many as new ones, or a hundred times as many where they are drawn, and their share."""
-    ratio = 1.0 if name.endswith("distill") else 100.0
+    """Ends with old samples as many as new ones, or forty times as many where they are drawn, and their share."""
+    ratio = 1.0 if name.endswith("distill") else 40.0
     found, _ = ends(name, inner_rate=RATE, first_rate=0.2, rate_speed=0.0, replay_ratio=ratio, **options)
     return (*found, ratio, SURE if ratio == 1.0 else DRAWN)
 
 
-@pytest.mark.parametrize("second_order", [True, False])
-@pytest.mark.parametrize("name", ["ftml", "ftml_distill"])
+@pytest.mark.parametrize(("name", "second_order"), [("ftml", True), ("ftml_distill", True), ("ftml_distill", False)])
 def test_the_meta_leader_weighs_a_task_by_what_an_inner_step_leaves(name, second_order):
     """d/dw of the loss after a step is K (1 - a K)^2 (w - c); of first order K (1 - a K) (w - c)."""
     first, second, _, tolerance = meta_ends(name, second_order=second_order)
@@ -270,8 +267,7 @@ def test_the_meta_leader_weighs_a_task_by_what_an_inner_step_leaves(name, second
     close(second, optimum((new, CENTERS[1]), (old, first)), tolerance)
 
 
-@pytest.mark.parametrize("second_order", [True, False])
-@pytest.mark.parametrize("name", ["vrmcl", "vrmcl_distill"])
+@pytest.mark.parametrize(("name", "second_order"), [("vrmcl", True), ("vrmcl_distill", True), ("vrmcl_distill", False)])
 def test_variance_reduced_ends_where_the_next_step_would_reach_the_joint_optimum(name, second_order):
     """The query is half of the new samples and all old ones; the inner step contracts towards the new task."""
     first, second, ratio, tolerance = meta_ends(name, second_order=second_order)
@@ -282,7 +278,7 @@ def test_variance_reduced_ends_where_the_next_step_would_reach_the_joint_optimum
 
 @pytest.mark.parametrize("name", ["mer", "mer_distill"])
 def test_reptile_ends_at_the_optimum_of_its_pieces(name):
-    ratio = 3.0 if name == "mer_distill" else 100.0
+    ratio = 3.0 if name == "mer_distill" else 40.0
     (first, second), _ = ends(name, inner_rate=RATE, replay_ratio=ratio)
     wanted = optimum((CURVATURES[1], CENTERS[1]), (ratio * CURVATURES[0], first))
     close(second, wanted, SURE if ratio == 3.0 else DRAWN)
@@ -342,13 +338,13 @@ def test_a_projected_gradient_leaves_the_old_loss_about_where_it_was():
         return 0.5 * float((CURVATURES[0] * (theta - CENTERS[0]).square()).sum())
 
     raised = old_loss(ends("finetune")[0][1])
-    (_, second), _ = ends("agem", replay_ratio=100.0)
+    (_, second), _ = ends("agem", replay_ratio=40.0, training=replace(TRAINING, steps=300, learning_rate=0.04))
     assert old_loss(second) < 0.1 * raised
     assert raised > 1
 
 
 def test_every_packed_task_ends_exactly_at_its_mean_in_its_own_weights():
-    (_, _), last = ends("packnet")
+    (_, _), last = ends("packnet", training=replace(TRAINING, steps=300))
     first, second = (last.layout.flatten(last.params_of(task)) for task in (0, 1))
     largest = CENTERS[0].abs().topk(2).indices
     own = torch.zeros(4, dtype=torch.bool).index_fill(0, largest, True)
