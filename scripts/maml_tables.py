@@ -27,7 +27,7 @@ KINDS = {
 VIEWS = ("distilled", "first order", "plain", "demonstrations")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 Runs = Sequence[Mapping[str, Any]]
-DIMENSIONS, DRAWS, RATE = 12, 200, 0.1
+DIMENSIONS, DRAWS, RATE = 12, 100, 0.1
 
 
 def stored() -> list[dict[str, Any]]:
