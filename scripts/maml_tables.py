@@ -1,10 +1,12 @@
 """The tables of docs/maml.md: from results/maml/quick-*.json, and random quadratics counted on the spot.
 
 .venv/bin/python scripts/maml_tables.py                  # print them all, each under its name
+.venv/bin/python scripts/maml_tables.py --write          # put them into the page
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +17,10 @@ import torch
 from torch import Tensor
 
 from trcl_policy.continual.alignment import compare
-from trcl_policy.files import read_json
+from trcl_policy.files import read_json, write_text
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "maml"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "results" / "maml", ROOT / "docs" / "maml.md"
 KINDS = {
     "diagonal": "diagonal",
     "rank1": "rank 1, mean gradient",
@@ -36,8 +39,10 @@ def stored() -> list[dict[str, Any]]:
 
 
 def interval(by_seed: Sequence[float], signed: bool = False) -> str:
-    """Mean over seeds with Student's 95 % interval."""
+    """Mean over seeds with Student's 95 % interval; a single seed has none."""
     count, mean = len(by_seed), math.fsum(by_seed) / len(by_seed)
+    if count == 1:
+        return f"{mean:{'+' if signed else ''}.3f}"
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in by_seed) / (count - 1))
     return f"{mean:{'+' if signed else ''}.3f} ± {T95[count] * spread / math.sqrt(count):.3f}"
 
@@ -193,13 +198,34 @@ TABLES: dict[str, Callable[[Runs], str]] = {
 }
 
 
-def main() -> int:
-    """Print all tables; returns the exit status."""
+def written(page: str, name: str, table: str) -> str:
+    """The page with the table called ``name`` in its place.
+
+    Raises:
+        ValueError: the page has no place for it.
+    """
+    mark, end = f"<!-- table: {name} -->\n", "\n<!-- end -->"
+    if mark not in page:
+        raise ValueError(f"page must hold {mark.strip()}, got none")
+    before, after = page.split(mark)
+    return before + mark + table + end + after.split(end, 1)[1]
+
+
+def main(write: bool = False) -> int:
+    """Print all tables or write them into the page; returns the exit status."""
     runs = stored()
-    for name, make in TABLES.items():
-        print(f"<!-- table: {name} -->\n{make(runs)}\n<!-- end -->\n")
+    found = {name: make(runs) for name, make in TABLES.items()}
+    if write:
+        page = PAGE.read_text()
+        for name, table in found.items():
+            page = written(page, name, table)
+        write_text(PAGE, page)
+    else:
+        print("\n\n".join(f"{name}\n{table}" for name, table in found.items()))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/maml.md")
+    sys.exit(main(parser.parse_args().write))
