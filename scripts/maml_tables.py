@@ -30,6 +30,7 @@ KINDS = {
 VIEWS = ("distilled", "first order", "plain", "demonstrations")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 Runs = Sequence[Mapping[str, Any]]
+RECOVERY = RESULTS / "recovery.json"
 DIMENSIONS, DRAWS, RATE = 12, 100, 0.1
 
 
@@ -188,8 +189,30 @@ def random_bowl(seed: int, largest: float, kind: str) -> list[float]:
     return [compare([meta], [hessian @ d], [pulled], weight).summed for weight in (0.0, 1.0, 10.0)]
 
 
+def recovery(runs: Runs = ()) -> str:
+    """Predicted and measured time constants: mean over seeds, with the range."""
+    runs = read_json(RECOVERY)["runs"]
+    lines = ["| beta | lambda | formula, updates | formula with h | measured |", "|---|---|---|---|---|"]
+    for place, one in enumerate(runs[0]["settings"]):
+        found = [run["settings"][place] for run in runs]
+        cells = [spread([other[key] for other in found]) for key in ("predicted", "predicted_with_h", "measured")]
+        lines.append(f"| {one['beta']:g} | {one['lambda']:g} | {' | '.join(cells)} |")
+    ratios = ", ".join(f"{run['h'] / run['rho']:.2f}" for run in runs)
+    return "\n".join([*lines, "", f"h / rho by seed: {ratios}."])
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and range of some numbers; a run that never came back is said."""
+    there = [value for value in values if value is not None]
+    if len(there) < len(values):
+        return "never"
+    mean, low, high = sum(there) / len(there), min(there), max(there)
+    return f"{mean:.0f}" if high - low < 0.5 else f"{mean:.0f} ({low:.0f} to {high:.0f})"
+
+
 TABLES: dict[str, Callable[[Runs], str]] = {
     "quadratics": quadratics,
+    "recovery": recovery,
     "control": control,
     "differences": differences,
     "moments": moments,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import maml_tables
 import torch
 from quickstart import collect
 from torch import Tensor
@@ -35,11 +36,10 @@ from trcl_policy.continual.params import Batch, Layout
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.continual.tasks import TaskSequence, draw
 from trcl_policy.domains import DOMAINS
-from trcl_policy.files import read_json, write_json
+from trcl_policy.files import write_json
 from trcl_policy.folder import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "results" / "maml" / "recovery.json"
 FIGURE = ROOT / "docs" / "images" / "recovery_time.png"
 SETTINGS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 3.0), (0.3, 0.1), (0.1, 0.01))
 SPEED = 0.03
@@ -127,26 +127,6 @@ def learned(seed: int, data: Path, count: int) -> Held:
     return Held(model, last.layout, theta, distilled, found.metric.scaled(found.curvature_ratio))
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
-    """Markdown: mean over seeds, with the range."""
-    lines = ["| beta | lambda | formula, updates | formula with h | measured |", "|---|---|---|---|---|"]
-    for place, (beta, weight) in enumerate(SETTINGS):
-        found = [run["settings"][place] for run in runs]
-        cells = [spread([one[key] for one in found]) for key in ("predicted", "predicted_with_h", "measured")]
-        lines.append(f"| {beta:g} | {weight:g} | {' | '.join(cells)} |")
-    ratios = ", ".join(f"{run['h'] / run['rho']:.2f}" for run in runs)
-    return "\n".join([*lines, "", f"h / rho by seed: {ratios}."])
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """Mean and range of some numbers; a run that never came back is said."""
-    there = [value for value in values if value is not None]
-    if len(there) < len(values):
-        return "never"
-    mean, low, high = sum(there) / len(there), min(there), max(there)
-    return f"{mean:.0f}" if high - low < 0.5 else f"{mean:.0f} ({low:.0f} to {high:.0f})"
-
-
 def draw_figure(runs: Sequence[dict[str, Any]]) -> None:
     """Left: the way back of the first seed; right: measured against predicted times."""
     import matplotlib as mpl
@@ -196,9 +176,11 @@ def main() -> int:
             held = learned(seed, options.data, options.samples)
             settings = [measure_one(held, beta, weight) for beta, weight in SETTINGS]
             runs.append({"seed": seed, "rho": held.rho, "h": held.bend(), "settings": settings})
-        write_json(RESULT, {"provenance": provenance(), "samples": options.samples, "push": PUSH, "runs": runs})
+        write_json(
+            maml_tables.RECOVERY, {"provenance": provenance(), "samples": options.samples, "push": PUSH, "runs": runs}
+        )
         draw_figure(runs)
-    print(table(read_json(RESULT)["runs"]))
+    print(maml_tables.recovery())
     return 0
 
 

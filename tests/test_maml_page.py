@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "maml.md").read_text()
-TABLES = ("quadratics", "control", "differences", "moments", "views", "curvature")
+TABLES = ("quadratics", "recovery", "control", "differences", "moments", "views", "curvature")
 
 
 @pytest.fixture
