@@ -2,6 +2,7 @@
 
 .venv/bin/python scripts/measure_recovery.py            # train, measure, store, draw, print the table of docs/maml.md
 .venv/bin/python scripts/measure_recovery.py --table    # only the table, from the stored results
+.venv/bin/python scripts/measure_recovery.py --figure   # only the figure, from the stored results
 
 The network of configs/quickstart.yaml learns its first task and generates samples of it. Its weights are pushed along
 the top direction u of their Fisher, and plain gradient descent goes down beta L_i + lambda/2 d'F d, with L_i the
@@ -36,7 +37,7 @@ from trcl_policy.continual.params import Batch, Layout
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.continual.tasks import TaskSequence, draw
 from trcl_policy.domains import DOMAINS
-from trcl_policy.files import write_json
+from trcl_policy.files import read_json, write_json
 from trcl_policy.folder import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +136,7 @@ def draw_figure(runs: Sequence[dict[str, Any]]) -> None:
     from trcl_policy.report.plots import PALETTE, STYLE, save_figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
         left, right = figure.subplots(1, 2)
         for place, one in enumerate(runs[0]["settings"]):
             label = f"beta {one['beta']:g}, lambda {one['lambda']:g}"
@@ -154,6 +155,12 @@ def draw_figure(runs: Sequence[dict[str, Any]]) -> None:
             right.loglog([p[key] for p in points], [p["measured"] for p in points], marker, label=label, alpha=0.7)
         ends = [0.8 * min(p["measured"] for p in points), 1.25 * max(p["measured"] for p in points)]
         right.plot(ends, ends, "k--", linewidth=1)
+        ticks = [25, 50, 100, 200, 400]
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_ticks(ticks, [str(tick) for tick in ticks])
+            axis.set_ticks([], minor=True)
+        left.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["0.2", "0.4", "0.6", "0.8", "1"])
+        left.set_yticks([], minor=True)
         right.set(xlabel="predicted time constant, updates", ylabel="measured")
         right.legend(fontsize=7.5)
         save_figure(figure, FIGURE)
@@ -166,7 +173,11 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=256, help="generated samples of the loss")
     parser.add_argument("--data", type=Path, default=Path("data/quick.zarr"), help="episode store")
     parser.add_argument("--table", action="store_true", help="only print the table of the stored results")
+    parser.add_argument("--figure", action="store_true", help="only draw the stored results")
     options = parser.parse_args()
+    if options.figure:
+        draw_figure(read_json(maml_tables.RECOVERY)["runs"])
+        return 0
     if not options.table:
         torch.set_num_threads(1)
         if not options.data.exists():
