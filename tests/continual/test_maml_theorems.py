@@ -116,7 +116,7 @@ def cosines(seed, largest, rate, place, weights):
     return [compare([meta], [replayed], [metric.multiply(d)], weight).per_task[0] for weight in weights]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_steepest_direction_only_takes_away_while_the_inner_step_is_stable(seed):
     for product in (0.1, 0.5, 1.0):
         found = cosines(seed, largest=2.0, rate=product / 2.0, place=-1, weights=(0, 0.1, 1, 10, 100))
@@ -124,7 +124,7 @@ def test_steepest_direction_only_takes_away_while_the_inner_step_is_stable(seed)
         assert found[0] > found[-1] + 1e-3
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_steepest_direction_helps_where_the_inner_step_overshoots_along_it_alone(seed):
     values, _ = random_hessian(seed, largest=1.0)
     rate = 2.5
@@ -134,7 +134,7 @@ def test_steepest_direction_helps_where_the_inner_step_overshoots_along_it_alone
     assert held > control
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_flattest_direction_helps_while_the_inner_step_is_stable(seed):
     # Little of the gradient lies there, so the gain is small.
     control, held = cosines(seed, largest=1.0, rate=0.5, place=0, weights=(0, 0.01))
@@ -170,7 +170,7 @@ def descend(rate, steps, beta, weight, rho, push):
 
 @pytest.mark.parametrize(("beta", "weight", "rho"), [(1.0, 0.0, 2.0), (0.0, 3.0, 0.5), (0.5, 2.0, 1.5)])
 def test_recovery_follows_the_time_constant_to_its_resting_offset(beta, weight, rho):
-    rate, push, steps = 2.5e-3, 0.4, 1200
+    rate, push, steps = 5e-3, 0.4, 600
     tau, rest = 1 / (rate * (beta + weight) * rho), -push / ((beta + weight) * rho)
     times = torch.arange(1, steps + 1, dtype=torch.float64)
     wanted = rest + (1 - rest) * torch.exp(-times / tau)
@@ -182,7 +182,7 @@ def test_recovery_follows_the_time_constant_to_its_resting_offset(beta, weight, 
 def test_euler_error_of_the_time_constant_is_of_first_order():
     beta, weight, rho = 0.5, 2.0, 1.5
     errors = []
-    for rate in (1e-2, 1e-3):
+    for rate in (2e-2, 2e-3):
         steps = round(1 / (rate * (beta + weight) * rho))
         flow = torch.exp(torch.tensor(-steps * rate * (beta + weight) * rho))
         errors.append(abs(float(descend(rate, steps, beta, weight, rho, 0.0)[-1] - flow)))
