@@ -222,7 +222,7 @@ def test_methods_that_differ_in_one_part_learn_different_weights(one, other):
     [
         ("ftml", {"second_order": False}), ("ftml", {"inner_rate": 0.2}), ("vrmcl", {"vr_momentum": 0.5}),
         ("vrmcl", {"second_order": False}), ("mer", {"inner_steps": 2}), ("mer", {"inner_rate": 0.2}),
-        ("lamaml", {"first_rate": 0.05}), ("lamaml", {"rate_speed": 0.5}), ("lamaml", {"inner_steps": 2}),
+        ("lamaml", {"inner_rate": 0.05}), ("lamaml", {"rate_speed": 0.5}), ("lamaml", {"inner_steps": 2}),
         ("replay", {"replay_keep": 0.5}), ("replay", {"replay_refresh": 2}), ("replay", {"teacher": "raw"}),
         ("er_distill", {"dark_draws": 1}), ("er", {"memory": 5}), ("packnet", {"packnet_search": 0.3}),
         ("replay_dual", {"rise": 5.0}), ("replay_dual", {"dual_speed": 0.5}), ("trcl_dual", {"dual_speed": 0.5}),

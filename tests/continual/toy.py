@@ -171,7 +171,6 @@ def make_turn(model, layout, optimizer, new, old=None, **changes) -> Turn:
         "streams": Streams(2),
         "beta": 1.0,
         "rate": 0.1,
-        "fall": 1.0,
         "step": 0,
         "total_steps": 10,
         "task_index": 1,

@@ -158,7 +158,6 @@ class _Run:
             step=step,
         )
         self.replay = self.replay.before_step(request)
-        rate = self.training.rate_at(step, self.total_steps)
         return Turn(
             model=self.model,
             layout=self.layout,
@@ -171,8 +170,7 @@ class _Run:
             distilled=self.replay.distilled,
             streams=self.streams,
             beta=self.method.replay_weight,
-            rate=rate,
-            fall=rate / self.training.learning_rate,
+            rate=self.training.rate_at(step, self.total_steps),
             step=step,
             total_steps=self.total_steps,
             task_index=index,

@@ -4,7 +4,7 @@ Notation:
     U(theta) = theta - a * grad L(theta; support)     one inner step at rate a
     a         inner rate
 All of them see the replayed samples of the method's replay, stored or generated, and hand their direction to the same
-optimiser as every other method; only La-MAML, whose learned rates are its point, moves the weights itself.
+optimiser as every other method.
 """
 
 from __future__ import annotations
@@ -147,13 +147,18 @@ class LearnedRates(LookAhead):
 
     Gupta, Yadav, Paull 2020, algorithm 2 (first-order, as in their experiments): K inner steps with rates alpha on
     pieces of the new task; after each one the gradient G_k of the loss on that piece and the old samples is taken. With
-    S_k the sum of the inner gradients up to step k and G the sum of all G_k:
+    S_k the sum of the inner gradients up to step k, h = sum_k G_k * S_k and a the first rate:
 
-        alpha <- alpha + rate_speed * sum_k G_k * S_k,     theta <- theta - max(alpha, 0) * G / K
+        alpha <- alpha + rate_speed * a * h / rms(h)
+        theta <- theta + max(alpha, 0) / a * (the optimiser's step along mean_k G_k)
+
+    Published are alpha <- alpha + rate_speed * h and a plain gradient step. Dividing by the root mean square gives
+    ``rate_speed`` no unit; and with the optimiser of the other methods the network learns within their updates, which
+    it does not by plain gradient steps.
 
     Attributes:
         inner_steps: K, >= 1.
-        rate_speed: rate at which the rates are learned.
+        rate_speed: how far the rates move in a step, as a share of the first rate.
         rates: alpha (P,).
     """
 
@@ -182,10 +187,11 @@ class LearnedRates(LookAhead):
             theta, met = theta - rates.clamp_min(0) * inner, met + inner
             outer = turn.gradient_at(theta, piece if old is None else concatenate([piece, old]))
             total, slope = total + outer, slope + outer * met
-        rates = rates + self.rate_speed * slope
-        direction = turn.optimizer.clipped(total / self.inner_steps)
-        turn.norm = (total / self.inner_steps).norm()
-        turn.move_to(turn.theta - turn.fall * rates.clamp_min(0) * direction)
+        size = slope.square().mean().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
+        rates = rates + self.rate_speed * self.inner_rate / size * slope
+        before = turn.theta.clone()
+        turn.descend(total / self.inner_steps)
+        turn.move_to(before + rates.clamp_min(0) / self.inner_rate * (turn.theta - before))
         return replace(self, rates=rates)
 
     def state(self) -> dict[str, Tensor]:

@@ -43,8 +43,7 @@ class Options:
         inner_steps: inner steps (mer, lamaml).
         second_order: differentiate through the inner step (ftml, vrmcl).
         vr_momentum: momentum of the variance-reduced gradient (vrmcl).
-        first_rate: rate that every weight begins with (lamaml).
-        rate_speed: rate at which the rates are learned (lamaml).
+        rate_speed: how far the rates of weights move in a step, as a share of the first (lamaml).
     """
 
     weight: float = 1.0
@@ -70,7 +69,6 @@ class Options:
     inner_steps: int = 4
     second_order: bool = True
     vr_momentum: float = 0.9
-    first_rate: float = 0.1
     rate_speed: float = 0.01
 
 
@@ -109,7 +107,7 @@ UPDATES: dict[str, Callable[[Options], Update]] = {
     "leader": lambda o: MetaLeader(o.inner_rate, o.second_order),
     "reduced": lambda o: VarianceReduced(o.inner_rate, o.second_order, o.vr_momentum),
     "reptile": lambda o: Reptile(o.inner_rate, inner_steps=o.inner_steps),
-    "rates": lambda o: LearnedRates(o.first_rate, inner_steps=o.inner_steps, rate_speed=o.rate_speed),
+    "rates": lambda o: LearnedRates(o.inner_rate, inner_steps=o.inner_steps, rate_speed=o.rate_speed),
 }
 LOOKS_AHEAD = ("leader", "reduced")
 """Updates that differentiate through a step."""

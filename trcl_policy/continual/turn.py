@@ -33,7 +33,6 @@ class Turn:
         streams: the run's random streams.
         beta: weight of the mean replayed loss against the mean new loss.
         rate: learning rate of this step.
-        fall: the same as a share of the peak rate.
         step: index of this update within the task, from 0.
         total_steps: updates of this task.
         task_index: place of the task in the sequence, from 0.
@@ -56,7 +55,6 @@ class Turn:
     streams: Streams
     beta: float
     rate: float
-    fall: float
     step: int
     total_steps: int
     task_index: int
