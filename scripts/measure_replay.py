@@ -36,15 +36,16 @@ from trcl_policy.folder import provenance
 from trcl_policy.replay_log import POOL, log_replay, read_replay
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "replay"
-COMMON = {"training.steps": 300, "training.batch_size": 128, "network.width": 64, "method.name": "replay"}
+COMMON = {"training.steps": 150, "training.batch_size": 128, "network.width": 64, "method.name": "replay"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "sampler-10": {"diffusion.replay_steps": 10},
     "sampler-50": {"diffusion.replay_steps": 50},
+    "sampler-ddpm": {"diffusion.sampler": "ddpm"},
     "teacher-raw": {"method.teacher": "raw"},
     "keep-0.8": {"method.replay_keep": 0.8},
     "keep-0.5": {"method.replay_keep": 0.5},
-    "refresh-100": {"method.replay_refresh": 100},
+    "refresh-50": {"method.replay_refresh": 50},
     "samples-500": {"method.replay_samples": 500},
     "not-distilled": {"method.name": "replay_plain"},
     "stored-2000": {"method.name": "er", "method.memory": 2000},
@@ -60,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=4, help="seeds 0 .. N-1")
     parser.add_argument("--data", type=Path, default=Path("data/quick.zarr"), help="episode store")
+    parser.add_argument("--only", nargs="+", choices=tuple(OPTIONS), default=tuple(OPTIONS), help="options to measure")
     parser.add_argument("--students", action="store_true", help="train policies on generated windows alone")
     parser.add_argument("--episodes", type=int, default=25, help="rollouts of each task for students")
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored results")
@@ -72,8 +74,8 @@ def main() -> int:
             measured("students", seed, {"evaluation.episodes": options.episodes}, options.data, students)
     elif not options.table:
         for seed in range(options.seeds):
-            for name, changes in OPTIONS.items():
-                measured(name, seed, {**COMMON, **changes}, options.data, drift)
+            for name in options.only:
+                measured(name, seed, {**COMMON, **OPTIONS[name]}, options.data, drift)
     print(f"{options_table()}\n\n{students_table()}")
     return 0
 

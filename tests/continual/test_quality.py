@@ -103,7 +103,7 @@ def test_memory_stays_within_its_bound(monkeypatch):
 
 
 def test_energy_of_many_rows_is_that_of_some(monkeypatch):
-    monkeypatch.setattr(quality, "MOST_ROWS", 25)
+    monkeypatch.setattr(quality, "ENERGY_ROWS", 25)
     monkeypatch.setattr(quality, "energy_test", lambda made, real, *_: (len(made), len(real)))
     found = compare(normal(60), normal(20, seed=1), rng())
     assert (found.energy, found.p_value, found.num_made) == (25, 20, 60)
@@ -151,7 +151,7 @@ def test_copies_of_one_good_sample_have_a_high_share_and_a_low_coverage():
     found = compare(real[real.norm(dim=1).argmin()].expand(400, -1), real, rng())
     assert found.share == 1
     assert found.coverage < 0.4
-    assert found.p_value == 1 / 200
+    assert found.p_value == 1 / 100
     half = compare(torch.cat([normal(200, seed=5), normal(200, seed=6) + 50]), real, rng())
     assert half.share == pytest.approx(0.475, abs=0.05)  # half of it is good
     assert half.coverage > 0.85  # and nothing is missing

@@ -33,7 +33,9 @@ FLOOR = 0.1
 QUANTILE = 0.95
 DISTANCE_QUANTILES = (0.05, 0.5, 0.95)
 MOST_ROWS = 1000
-"""Rows of each side that ``judge`` compares, and whose energy ``compare`` takes."""
+"""Rows of each side that ``judge`` compares."""
+ENERGY_ROWS = 500
+"""Rows of each side whose energy ``compare`` takes."""
 MOST_NUMBERS = 2**22
 """Distances held at a time by ``nearest``."""
 ROUNDING = 1e-6
@@ -100,11 +102,11 @@ def compare(
     rng: torch.Generator,
     quantile: float = QUANTILE,
     floor: float = FLOOR,
-    permutations: int = 199,
+    permutations: int = 99,
 ) -> Quality:
     """All measures of rows ``made`` (N, D) against rows ``real`` (M, D).
 
-    Share, coverage and distances are those of all rows; the energy is that of at most MOST_ROWS rows a side, so that
+    Share, coverage and distances are those of all rows; the energy is that of at most ENERGY_ROWS rows a side, so that
     memory does not grow with N times M (about 50 MB).
 
     Args:
@@ -203,10 +205,10 @@ def energy_test(made: Tensor, real: Tensor, permutations: int, rng: torch.Genera
 
 
 def _some(values: Tensor, rng: torch.Generator) -> Tensor:
-    """At most MOST_ROWS rows, drawn without replacement."""
-    if len(values) <= MOST_ROWS:
+    """At most ENERGY_ROWS rows, drawn without replacement."""
+    if len(values) <= ENERGY_ROWS:
         return values
-    return values[torch.randperm(len(values), generator=rng, device=rng.device)[:MOST_ROWS].to(values.device)]
+    return values[torch.randperm(len(values), generator=rng, device=rng.device)[:ENERGY_ROWS].to(values.device)]
 
 
 def _energies(pairs: Tensor, labels: Tensor, count: int) -> Tensor:
