@@ -51,9 +51,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stored-2000": {"method.name": "er", "method.memory": 2000},
 }
 KEPT = ("share", "coverage", "harmonic", "energy", "p_value", "distance_mean")
+OPTION_COLUMNS = ("seeds", "coverage of the first task, generation 1 to 4", "last pool: share", "coverage", "harmonic")
+OPTION_COLUMNS += ("against default", "held-out loss of old tasks", "loss against default, %", "making samples, s")
 STUDENT_TASKS = 4
 STUDENT_SAMPLES = 2000
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}  # two-sided t by number of seeds
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # two-sided t by number of seeds
 
 
 def main() -> int:
@@ -161,18 +163,15 @@ def rolled_out(config: RunConfig, domain: PolicyDomain, params: Any) -> dict[str
 
 def options_table() -> str:
     """Markdown: one option a row, differences from the default paired by seed, with 95 % t-intervals over seeds."""
-    columns = ("option", "share, generation 1 to 4", "coverage, generation 1 to 4", "last pool", "against default")
-    columns += ("held-out loss of old tasks", "against default, %", "making samples, s")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = [f"| option | {' | '.join(OPTION_COLUMNS)} |", "|---" * (1 + len(OPTION_COLUMNS)) + "|"]
     found = {name: stored(name) for name in OPTIONS}
     for name, seeds in found.items():
         common = sorted(seeds.keys() & found["default"].keys())
         if common:
             cells = option_cells([seeds[s] for s in common], [found["default"][s] for s in common])
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    if found["default"]:
-        lines.append(f"| real samples | {' | '.join(control_cells(found['default'].values(), 'real'))} | | | | |")
-        lines.append(f"| other tasks | {' | '.join(control_cells(found['default'].values(), 'other'))} | | | | |")
+    for side, label in (("real", "real samples"), ("other", "other tasks")) if found["default"] else ():
+        lines.append(f"| {label} | {' | '.join(control_cells(list(found['default'].values()), side))} |")
     return "\n".join(lines)
 
 
@@ -184,26 +183,27 @@ def stored(name: str) -> dict[str, Any]:
 
 def option_cells(results: Sequence[Any], defaults: Sequence[Any]) -> list[str]:
     """The cells of one option, from results and defaults of the same seeds."""
-    pools, before = ([last_pool(r) for r in each] for each in (results, defaults))
+    pools, before = ([last_pool(r, "harmonic") for r in each] for each in (results, defaults))
     losses, former = ([old_loss(r) for r in each] for each in (results, defaults))
-    same = results is defaults or results == defaults
     change = [a - b for a, b in zip(pools, before, strict=True)]
     ratio = [100 * math.log(a / b) for a, b in zip(losses, former, strict=True)]
     return [
-        first_task(results, "share"),
+        str(len(results)),
         first_task(results, "coverage"),
+        f"{mean([last_pool(r, 'share') for r in results]):.2f}",
+        f"{mean([last_pool(r, 'coverage') for r in results]):.2f}",
         f"{mean(pools):.3f}",
-        "" if same else interval(change, 3),
+        "" if results == defaults else interval(change, 3),
         f"{mean(losses):.4f}",
-        "" if same else interval(ratio, 1),
+        "" if results == defaults else interval(ratio, 1),
         f"{mean([r['seconds']['replay'] for r in results]):.1f}",
     ]
 
 
-def last_pool(result: Any) -> float:
-    """Mean over old tasks of the harmonic mean of share and coverage in the last pool."""
+def last_pool(result: Any, measure: str) -> float:
+    """Mean of a measure over the old tasks in the last pool."""
     after = result["lines"][-1]["after"]
-    return mean([line["harmonic"] for line in result["lines"] if line["after"] == after])
+    return mean([line[measure] for line in result["lines"] if line["after"] == after])
 
 
 def old_loss(result: Any) -> float:
@@ -217,12 +217,12 @@ def first_task(results: Sequence[Any], measure: str) -> str:
     return " ".join(f"{mean(column):.2f}" for column in zip(*rows, strict=True))
 
 
-def control_cells(results: Any, side: str) -> list[str]:
-    """Share, coverage and harmonic mean of a control, mean over seeds and the tasks of the last pool."""
+def control_cells(results: Sequence[Any], side: str) -> list[str]:
+    """The same columns for a control, as far as it has them."""
     lines = [line[side] for r in results for line in r["lines"] if line["after"] == r["lines"][-1]["after"]]
-    return [f"{mean([line[name] for line in lines]):.2f}" for name in ("share", "coverage")] + [
-        f"{mean([line['harmonic'] for line in lines]):.3f}"
-    ]
+    share, coverage, harmonic = (mean([line[name] for line in lines]) for name in ("share", "coverage", "harmonic"))
+    blank = [""] * (len(OPTION_COLUMNS) - 5)
+    return [str(len(results)), "", f"{share:.2f}", f"{coverage:.2f}", f"{harmonic:.3f}", *blank]
 
 
 def students_table() -> str:

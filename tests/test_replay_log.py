@@ -60,6 +60,8 @@ def test_nothing_is_written_where_nothing_can_be_measured(drawn, tmp_path):
     log_replay(path, {"anchor/theta": torch.zeros(3)}, tasks, 1)
     noisy = {f"{key}_noisy": leaf for key, leaf in state.items()}
     log_replay(path, noisy, tasks, 1)
+    single = {key: leaf[[0, -1]] for key, leaf in state.items()}  # one sample a task has no neighbour
+    log_replay(path, single, tasks, 1)
     blind = TaskSequence(tuple(Task(task.name, task.samples, task.condition) for task in tasks))
     log_replay(path, state, blind, 1)
     assert not path.exists()

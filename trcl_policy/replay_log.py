@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trcl_policy.continual.params import num_rows
 from trcl_policy.continual.quality import can_judge, device_of, judge, of_task
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence
@@ -26,16 +27,16 @@ def log_replay(path: Path, state: Mapping[str, Tensor], tasks: TaskSequence, ind
     only corrupted ones, and tasks without held-out samples get no line.
     """
     pool = {key.removeprefix(POOL): leaf for key, leaf in state.items() if key.startswith(POOL)}
-    there = {(line["after"], line["task"]) for line in read_replay(path, repair=True)}
+    there = {(line["after"], line["task"]) for line in read_replay(path)}
     seen, after = tasks.distinct(index + 1), tasks[index].name
     missing = [task for task in seen if (after, task.name) not in there and can_judge(pool, task)]
     if missing:
         append_jsonl(path, _lines(pool, tasks, index, missing))
 
 
-def read_replay(path: Path, repair: bool = False) -> list[dict[str, Any]]:
+def read_replay(path: Path) -> list[dict[str, Any]]:
     """The lines of ``replay.jsonl``, none where it does not exist; a torn last line is left out."""
-    return read_jsonl(path, repair=repair) if path.exists() else []
+    return read_jsonl(path) if path.exists() else []
 
 
 def _lines(
@@ -51,7 +52,7 @@ def _lines(
             "after_index": index,
             "task": task.name,
             "generation": generation(tasks, task, index),
-            "num_samples": len(next(iter(of_task(pool, task).values()))),
+            "num_samples": num_rows(of_task(pool, task)),
             **verdict.made.record(),
             "real": verdict.real.record(),
             "other": verdict.other.record() if verdict.other else None,

@@ -231,8 +231,20 @@ def test_as_many_training_samples_as_replayed_ones_are_compared():
     first, second, third = task(0), task(1), task(2)
     few = judge(rows(first.samples.batch, slice(0, 20)), first, [second, third], rng())
     assert (few.made.num_made, few.real.num_made, few.other.num_made) == (20, 20, 20)
-    many = judge(concatenate([first.samples.batch] * 3), first, [second, third], rng(), most=40)
+    pool = concatenate([first.samples.batch] * 3)
+    many = judge(pool, first, [second, third], rng(), most=40)
     assert (many.made.num_made, many.real.num_made, many.made.num_real) == (40, 40, 40)
+    all_there_are = judge(pool, first, [second, third], rng())
+    assert (all_there_are.made.num_made, all_there_are.real.num_made, all_there_are.made.num_real) == (60, 60, 50)
+
+
+def test_conditions_are_no_part_of_the_rows():
+    known = task(0)
+    side = {"train": known.samples.batch, "rest": known.held_out.batch}
+    x, y = (torch.cat([side[part]["x"], side[part]["y"]], 1) for part in ("train", "rest"))
+    wanted, found = compare(x, y, rng()), judge(known.samples.batch, known, [], rng()).made
+    for name in ("radius", "share", "coverage", "distance_mean", "energy"):
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name)), name
 
 
 def test_judging_draws_from_nothing_but_its_own_stream_and_changes_no_sample():

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.params import Batch, rows
+from trcl_policy.continual.params import Batch, num_rows, rows
 from trcl_policy.continual.tasks import Samples, Task
 
 FLOOR = 0.1
@@ -229,11 +229,11 @@ def of_task(pool: Batch, task: Task) -> dict[str, Tensor]:
 
 
 def can_judge(pool: Batch, task: Task) -> bool:
-    """Whether the task has held-out samples and ``pool`` holds the like, not corrupted samples or nothing."""
-    if task.held_out is None:
+    """Whether there are held-out samples of the task, and ``pool`` holds the like: not nothing, nor corrupted ones."""
+    if task.held_out is None or min(len(task.held_out), len(task.samples)) < 2:
         return False
     first = torch.zeros(1, dtype=torch.int64, device=device_of(task))
-    return set(task.held_out.gather(first)) == set(pool)
+    return set(task.held_out.gather(first)) == set(pool) and num_rows(of_task(pool, task)) > 1
 
 
 def device_of(task: Task) -> torch.device:
