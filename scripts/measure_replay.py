@@ -10,6 +10,7 @@ What is stored already is not measured again. One core; about 20 s for an option
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -25,9 +26,9 @@ from quickstart import collect
 from trcl_policy.config import RunConfig, load_config
 from trcl_policy.continual.learner import Method, Snapshot, learn
 from trcl_policy.continual.methods import METHODS
-from trcl_policy.continual.metrics import mean_of_shares_interval
 from trcl_policy.continual.params import Batch, concatenate
 from trcl_policy.continual.probes import held_out_loss
+from trcl_policy.continual.statistics import mean_of_shares_interval, t_quantile
 from trcl_policy.continual.streams import Streams, derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence, TensorSamples
 from trcl_policy.domains import PolicyDomain
@@ -55,7 +56,6 @@ OPTION_COLUMNS = ("seeds", "coverage of the first task, generation 1 to 4", "las
 OPTION_COLUMNS += ("against default", "held-out loss of old tasks", "loss against default, %", "making samples, s")
 STUDENT_TASKS = 4
 STUDENT_SAMPLES = 2000
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # two-sided t by number of seeds
 
 
 def main() -> int:
@@ -134,7 +134,8 @@ def students(config: RunConfig) -> dict[str, Any]:
         "generated": student(config, domain, tasks, pool).params,
         "real": student(config, domain, tasks, real_windows(tasks, config.seed)).params,
     }
-    return {"successes": {name: rolled_out(config, domain, params) for name, params in policies.items()}}
+    with contextlib.closing(domain):
+        return {"successes": {name: rolled_out(config, domain, params) for name, params in policies.items()}}
 
 
 def real_windows(tasks: TaskSequence, seed: int) -> Batch:
@@ -262,7 +263,7 @@ def interval(values: Sequence[float], digits: int) -> str:
     middle, count = mean(values), len(values)
     if count < 2:
         return f"{middle:+.{digits}f}"
-    spread = math.sqrt(sum((v - middle) ** 2 for v in values) / (count - 1) / count) * T_95[count]
+    spread = math.sqrt(sum((v - middle) ** 2 for v in values) / (count - 1) / count) * t_quantile(0.95, count - 1)
     return f"{middle:+.{digits}f} ({middle - spread:+.{digits}f} to {middle + spread:+.{digits}f})"
 
 
