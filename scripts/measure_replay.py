@@ -54,6 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 KEPT = ("share", "coverage", "harmonic", "energy", "p_value", "distance_mean")
 OPTION_COLUMNS = ("seeds", "coverage of the first task, generation 1 to 4", "last pool: share", "coverage", "harmonic")
 OPTION_COLUMNS += ("against default", "held-out loss of old tasks", "loss against default, %", "making samples, s")
+NOT_MEASURED = "Not measured yet."
 STUDENT_TASKS = 4
 STUDENT_SAMPLES = 2000
 
@@ -166,12 +167,14 @@ def options_table() -> str:
     """Markdown: one option a row, differences from the default paired by seed, with 95 % t-intervals over seeds."""
     lines = [f"| option | {' | '.join(OPTION_COLUMNS)} |", "|---" * (1 + len(OPTION_COLUMNS)) + "|"]
     found = {name: stored(name) for name in OPTIONS}
+    if not found["default"]:
+        return NOT_MEASURED
     for name, seeds in found.items():
         common = sorted(seeds.keys() & found["default"].keys())
         if common:
             cells = option_cells([seeds[s] for s in common], [found["default"][s] for s in common])
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    for side, label in (("real", "real samples"), ("other", "other tasks")) if found["default"] else ():
+    for side, label in (("real", "real samples"), ("other", "other tasks")):
         lines.append(f"| {label} | {' | '.join(control_cells(list(found['default'].values()), side))} |")
     return "\n".join(lines)
 
@@ -230,7 +233,7 @@ def students_table() -> str:
     """Markdown: success on the first tasks by what the policy was trained on, with 95 % intervals over episodes."""
     seeds = stored("students")
     if not seeds:
-        return ""
+        return NOT_MEASURED
     names = list(next(iter(seeds.values()))["successes"]["teacher"])
     columns = ("trained on", *(f"{n.removesuffix('-v3')}, generation {STUDENT_TASKS - i}" for i, n in enumerate(names)))
     lines = [f"| {' | '.join((*columns, 'mean'))} |", "|---" * (len(columns) + 1) + "|"]
