@@ -135,9 +135,13 @@ class FisherAnchor:
         """Gradient of Q / 2, (P,); None while it is zero everywhere."""
         return None if self._held is None else self._held.gradient(theta)
 
-    def proximal(self, theta: Tensor, step: float) -> Tensor:
+    def add_gradient(self, direction: Tensor, theta: Tensor) -> Tensor:
+        """``direction`` (P,) with the gradient of Q / 2 added in place."""
+        return direction if self._held is None else self._held.add_gradient(direction, theta)
+
+    def proximal(self, theta: Tensor, step: float, out: Tensor | None = None) -> Tensor:
         """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2 in closed form, (P,); stable for every weight."""
-        return theta if self._held is None or step == 0 else self._held.proximal(theta, step)
+        return theta if self._held is None or step == 0 else self._held.proximal(theta, step, out)
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
         """``theta`` if Q(theta) <= radius^2, else a point where Q = radius^2, (P,); see ``Quadratic.project``."""

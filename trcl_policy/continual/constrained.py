@@ -72,7 +72,7 @@ class Dual(Update):
             turn.descend(turn.joined())
             if turn.anchor.mean_curvature > 0:
                 step = turn.rate * float(mu) / turn.anchor.mean_curvature
-                turn.move_to(turn.anchor.proximal(turn.theta, step))
+                turn.move_to(turn.anchor.proximal(turn.theta, step, turn.theta))
         turn.notes["multiplier"] = mu
         if "old" not in turn.losses:
             return replace(self, multiplier=mu, met=None)

@@ -67,8 +67,12 @@ class Anchor(Protocol):
         """Gradient of Q / 2, (P,); None where it is zero everywhere."""
         ...
 
-    def proximal(self, theta: Tensor, step: float) -> Tensor:
-        """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2, (P,)."""
+    def add_gradient(self, direction: Tensor, theta: Tensor) -> Tensor:
+        """``direction`` (P,) with the gradient of Q / 2 added in place; untouched where that is zero everywhere."""
+        ...
+
+    def proximal(self, theta: Tensor, step: float, out: Tensor | None = None) -> Tensor:
+        """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2, (P,); ``out`` may serve as its memory, ``theta`` itself too."""
         ...
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
@@ -119,7 +123,11 @@ class NoAnchor:
         """None: there is nothing to hold on to."""
         return None
 
-    def proximal(self, theta: Tensor, step: float) -> Tensor:
+    def add_gradient(self, direction: Tensor, theta: Tensor) -> Tensor:
+        """``direction`` itself."""
+        return direction
+
+    def proximal(self, theta: Tensor, step: float, out: Tensor | None = None) -> Tensor:
         """``theta`` itself."""
         return theta
 

@@ -74,9 +74,13 @@ class PathAnchor:
         """Gradient of the penalty, (P,); None while it is zero everywhere."""
         return None if self._charged is None else self._charged.gradient(theta)
 
-    def proximal(self, theta: Tensor, step: float) -> Tensor:
+    def add_gradient(self, direction: Tensor, theta: Tensor) -> Tensor:
+        """``direction`` (P,) with the gradient of Q / 2 added in place."""
+        return direction if self._charged is None else self._charged.add_gradient(direction, theta)
+
+    def proximal(self, theta: Tensor, step: float, out: Tensor | None = None) -> Tensor:
         """argmin_x |x - theta|^2 / (2 step) + Q(x) / 2, (P,)."""
-        return theta if self._charged is None or step == 0 else self._charged.proximal(theta, step)
+        return theta if self._charged is None or step == 0 else self._charged.proximal(theta, step, out)
 
     def project(self, theta: Tensor, radius: float) -> Tensor:
         """``theta`` where Q(theta) <= radius^2, else the point towards the centre where they are equal, (P,)."""

@@ -32,10 +32,13 @@ class Centered:
     metric: Diagonal | Isotropic
     center: Tensor
 
-    def gradient(self, theta: Tensor) -> Tensor:
-        """D (theta - center), (P,), in two passes over the weights."""
-        own = self.metric.value if isinstance(self.metric, Isotropic) else self.metric.values
-        return (theta - self.center).mul_(own)
+    def add_gradient(self, direction: Tensor, theta: Tensor) -> None:
+        """Add D (theta - center) to ``direction`` (P,) in place, in two passes over the weights."""
+        offset = torch.sub(theta, self.center, out=self._offset)
+        if isinstance(self.metric, Isotropic):
+            direction.add_(offset, alpha=self.metric.value)
+        else:
+            direction.addcmul_(offset, self.metric.values)
 
     def divisor(self, scale: float) -> Tensor:
         """A = 1 + scale * diag(D), (P,); the tensor is the same each time and overwritten by the next call."""
@@ -48,10 +51,15 @@ class Centered:
         """Memory for ``divisor``: a new vector at every step costs more than the arithmetic."""
         return torch.empty_like(self.center)
 
-    def proximal(self, theta: Tensor, scale: float) -> Tensor:
-        """center + (theta - center) / (1 + scale D), (P,), in three passes over the weights."""
-        offset = theta - self.center
-        return torch.addcdiv(self.center, offset, self.divisor(scale), out=offset)
+    @cached_property
+    def _offset(self) -> Tensor:
+        """Memory for theta - center."""
+        return torch.empty_like(self.center)
+
+    def proximal(self, theta: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+        """center + (theta - center) / (1 + scale D), (P,), in three passes over the weights; into ``out`` if given."""
+        offset = torch.sub(theta, self.center, out=self._offset)
+        return torch.addcdiv(self.center, offset, self.divisor(scale), out=out)
 
     def joined(self, other: Centered) -> Centered:
         """The sum of both, around the precision-weighted mean; a weight that neither holds keeps this centre."""
@@ -186,22 +194,28 @@ class Quadratic:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Gradient of Q / 2, (P,)."""
-        pull = None if self.centered is None else self.centered.gradient(theta)
-        if self.projected is None:
-            return torch.zeros_like(theta) if pull is None else pull
-        metric = self.projected.metric
-        across = metric.combine(metric.values * self.projected.offset(theta))
-        return across if pull is None else pull.add_(across)
+        return self.add_gradient(torch.zeros_like(theta), theta)
 
-    def proximal(self, theta: Tensor, scale: float) -> Tensor:
+    def add_gradient(self, direction: Tensor, theta: Tensor) -> Tensor:
+        """``direction`` (P,) with the gradient of Q / 2 added in place."""
+        if self.centered is not None:
+            self.centered.add_gradient(direction, theta)
+        if self.projected is not None:
+            metric = self.projected.metric
+            direction.add_(metric.combine(metric.values * self.projected.offset(theta)))
+        return direction
+
+    def proximal(self, theta: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
         """argmin_x |x - theta|^2 / (2 scale) + Q(x) / 2, (P,), in closed form; stable for every scale.
+
+        ``out``, which may be ``theta``, takes the result without a new vector where there is no low-rank part.
 
         1. the diagonal part alone: y = m + A^-1 (theta - m);
         2. Woodbury: x = y - A^-1 B'w with w = (I + t S B A^-1 B')^-1 t S (B y - b).
         """
-        start = theta if self.centered is None else self.centered.proximal(theta, scale)
         if self.projected is None:
-            return start
+            return theta if self.centered is None else self.centered.proximal(theta, scale, out)
+        start = theta if self.centered is None else self.centered.proximal(theta, scale)
         divisor = None if self.centered is None else self.centered.divisor(scale)
         metric = self.projected.metric
         step = metric.combine(metric.coefficients(self.projected.offset(start), scale, divisor))

@@ -40,7 +40,7 @@ class Turn:
         losses: mean losses met on the way, for the log.
         notes: other numbers for the log.
         norm: norm of the direction taken.
-        new_gradient: last gradient of the new task's own loss, where it was taken alone.
+        new_gradient: last gradient of the new task's own loss, where it was taken alone and the anchor watches.
     """
 
     model: Model
@@ -87,18 +87,23 @@ class Turn:
         """Gradient of new loss + beta * old loss at the current weights (P,), in one backward pass."""
         old, new = self.recall(None), self.loss("new", self.params, self.new)
         if old is None:
-            self.new_gradient = gradient(new, self.params, self.layout)
-            return self.new_gradient
+            return self._told(gradient(new, self.params, self.layout))
         total = new + (self.beta if beta is None else beta) * self.loss("old", self.params, old)
         return gradient(total, self.params, self.layout)
 
     def apart(self) -> tuple[Tensor, Tensor | None]:
         """Gradients of the new loss and of beta * old loss at the current weights, each (P,)."""
         old = self.recall(None)
-        self.new_gradient = gradient(self.loss("new", self.params, self.new), self.params, self.layout)
+        new = self._told(gradient(self.loss("new", self.params, self.new), self.params, self.layout))
         if old is None:
-            return self.new_gradient, None
-        return self.new_gradient, self.beta * gradient(self.loss("old", self.params, old), self.params, self.layout)
+            return new, None
+        return new, self.beta * gradient(self.loss("old", self.params, old), self.params, self.layout)
+
+    def _told(self, found: Tensor) -> Tensor:
+        """``found``, with a copy kept for an anchor that watches; updates may change the vector itself."""
+        if self.anchor.watches:
+            self.new_gradient = found.clone()
+        return found
 
     def gradient_at(self, theta: Tensor, batch: Batch, name: str = "new") -> Tensor:
         """Gradient of the mean loss of ``batch`` at any weights (P,)."""

@@ -48,8 +48,7 @@ class Penalty(Update):
 
     def step(self, turn: Turn) -> Update:
         """Descend along new + beta old + gradient of the anchor."""
-        direction, pull = turn.joined(), turn.anchor.gradient(turn.theta)
-        turn.descend(direction if pull is None else direction + pull)
+        turn.descend(turn.anchor.add_gradient(turn.joined(), turn.theta))
         return self
 
 
@@ -66,7 +65,7 @@ class Proximal(Update):
         turn.descend(turn.joined())
         scale = turn.anchor.mean_curvature
         if scale > 0:
-            turn.move_to(turn.anchor.proximal(turn.theta, turn.rate / scale))
+            turn.move_to(turn.anchor.proximal(turn.theta, turn.rate / scale, turn.theta))
         return self
 
 
