@@ -1,4 +1,4 @@
-"""Does one weight mean the same for different networks and losses? results/knob/NAME.json and the table of docs/knob.md.
+"""Does one weight mean the same for other networks and losses? results/knob/NAME.json and the table of docs/knob.md.
 
 .venv/bin/python scripts/measure_knob.py            # measure what is missing (minutes), print the table
 .venv/bin/python scripts/measure_knob.py --table    # only the table, from the stored results
