@@ -147,24 +147,22 @@ def shares(found: dict[str, Any], form: str, weight: float) -> tuple[float, floa
 
 def table() -> str:
     """Markdown: for every setting and form the weights that keep and learn enough, and the best compromise."""
-    lines = [
-        "| network and loss | form | useful weights | best weight | kept, learned there |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ("network and loss", "form", "useful weights", "best weight", "kept, learned there")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in SETTINGS:
         runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{slug(name)}-seed-*.json"))]
         for form in FORMS if runs else ():
-            mean = {
-                weight: [
-                    sum(both) / len(runs) for both in zip(*(shares(run, form, weight) for run in runs), strict=True)
-                ]
-                for weight in WEIGHTS
-            }
+            mean = {weight: averages([shares(run, form, weight) for run in runs]) for weight in WEIGHTS}
             useful = [weight for weight, both in mean.items() if min(both) >= LEVEL]
             best = max(mean, key=lambda weight: min(mean[weight]))
             spread = f"{useful[0]:g} to {useful[-1]:g}" if useful else "none"
             lines.append(f"| {name} | {form} | {spread} | {best:g} | {mean[best][0]:.2f}, {mean[best][1]:.2f} |")
     return "\n".join(lines)
+
+
+def averages(pairs: list[tuple[float, float]]) -> list[float]:
+    """The mean of each of the two."""
+    return [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
 
 
 def slug(name: str) -> str:
