@@ -19,6 +19,7 @@ from trcl_policy.continual.model import gradient, leaves, mean_loss
 from trcl_policy.continual.optimizer import FlatAdam, Training
 from trcl_policy.continual.packing import FREE, Packed, claimed, weights_of
 from trcl_policy.continual.params import Layout, concatenate, rows
+from trcl_policy.continual.path import PathAnchor
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import draw
 from trcl_policy.continual.update import Ball, Penalty, Projected, Proximal, projected
@@ -105,10 +106,16 @@ def test_a_step_adds_beta_times_the_old_gradient():
     assert turn.losses["old"].item() == pytest.approx(float(Toy().losses(LAYOUT.unflatten(THETA), OLD).mean()))
 
 
+def test_an_anchor_that_watches_gets_a_copy_of_the_new_gradient():
+    turn = make_turn(Toy(), LAYOUT, descent(), NEW, anchor=PathAnchor())
+    turn.joined().zero_()
+    same(turn.new_gradient, slope(THETA, NEW))
+
+
 def test_without_old_samples_there_is_only_the_new_gradient():
     turn = make_turn(Toy(), LAYOUT, descent(), NEW)
     same(turn.joined(), slope(THETA, NEW))
-    same(turn.new_gradient, slope(THETA, NEW))
+    assert turn.new_gradient is None
     assert turn.apart()[1] is None
     assert turn.recall_one() is None
     assert set(turn.losses) == {"new"}
