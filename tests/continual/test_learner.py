@@ -390,6 +390,16 @@ def test_every_settled_replay_holds_all_tasks_so_far():
     assert kinds == [[20], [20, 20]]
 
 
+def test_an_anchor_that_watches_sees_the_new_tasks_own_gradient_beside_replay():
+    """The path of the second task counts, replay or not; its sum is that of the new loss alone."""
+    how, omegas = replace(REPLAY, anchor=method("si").anchor), []
+    for snapshot in learn(Toy(), make_params(), make_tasks(), how, TRAINING, Streams(7), 3):
+        omegas.append((snapshot.kind, snapshot.position.task, snapshot.state().get("anchor/omega")))
+    within = [omega for kind, task, omega in omegas if kind == "step" and task == 1]
+    assert len(within) == 1
+    assert float(within[0].abs().max()) > 0
+
+
 def test_scalars_tell_losses_penalty_and_rate():
     found = run(method("trcl"), every=1)
     first = found[0][3]

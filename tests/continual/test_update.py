@@ -112,6 +112,16 @@ def test_an_anchor_that_watches_gets_a_copy_of_the_new_gradient():
     same(turn.new_gradient, slope(THETA, NEW))
 
 
+def test_a_watching_anchor_gets_the_new_gradient_and_the_same_direction():
+    turn = make_turn(Toy(), LAYOUT, descent(), NEW, OLD, beta=0.7, anchor=PathAnchor())
+    same(turn.joined(), slope(THETA, NEW) + 0.7 * slope(THETA, OLD))
+    same(turn.new_gradient, slope(THETA, NEW))
+    same(turn.joined(0.2), slope(THETA, NEW) + 0.2 * slope(THETA, OLD))
+    plain = make_turn(Toy(), LAYOUT, descent(), NEW, OLD)
+    plain.joined()
+    assert plain.new_gradient is None
+
+
 def test_without_old_samples_there_is_only_the_new_gradient():
     turn = make_turn(Toy(), LAYOUT, descent(), NEW)
     same(turn.joined(), slope(THETA, NEW))

@@ -84,12 +84,18 @@ class Turn:
         return found
 
     def joined(self, beta: float | Tensor | None = None) -> Tensor:
-        """Gradient of new loss + beta * old loss at the current weights (P,), in one backward pass."""
+        """Gradient of new loss + beta * old loss at the current weights (P,).
+
+        In one backward pass, or in two where the anchor watches the new task's own gradient.
+        """
         old, new = self.recall(None), self.loss("new", self.params, self.new)
+        beta = self.beta if beta is None else beta
+        if old is not None and not self.anchor.watches:
+            return gradient(new + beta * self.loss("old", self.params, old), self.params, self.layout)
+        found = self._told(gradient(new, self.params, self.layout))
         if old is None:
-            return self._told(gradient(new, self.params, self.layout))
-        total = new + (self.beta if beta is None else beta) * self.loss("old", self.params, old)
-        return gradient(total, self.params, self.layout)
+            return found
+        return found + beta * gradient(self.loss("old", self.params, old), self.params, self.layout)
 
     def apart(self) -> tuple[Tensor, Tensor | None]:
         """Gradients of the new loss and of beta * old loss at the current weights, each (P,)."""
