@@ -463,6 +463,9 @@ def test_only_weights_that_may_move_do(searching):
     assert torch.equal(optimizer.theta[~moving], before[~moving])
     assert (optimizer.theta[moving] != before[moving]).all()
     assert torch.equal(after.owners, owners)
+    assert torch.equal(after.owner, torch.where(owners == FREE, 1, owners) if searching else owners)
+    again = Packed(0.6).restore(after.state())
+    assert torch.equal(again.owner, after.owner)
 
 
 def test_the_search_ends_with_the_choice_and_empties_what_is_left():
