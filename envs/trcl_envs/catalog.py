@@ -78,7 +78,7 @@ def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu")
     if backend not in BACKENDS:
         raise ValueError(unknown("backend", backend, BACKENDS))
     spec = task_spec(name)
-    return Worlds(spec, CpuPhysics(spec.load_model, num_worlds, threads))
+    return Worlds(spec, CpuPhysics(spec.load_model, num_worlds, threads, spec.contacts))
 
 
 def make_expert(name: str) -> Expert:

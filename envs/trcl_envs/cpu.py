@@ -8,7 +8,7 @@ just before a world moves. Which thread moves a world therefore changes no bit o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,12 +29,19 @@ class CpuPhysics:
         load_model: compiles the scene; every thread gets a copy of it.
         num_worlds: N, at least 1.
         threads: number of threads, at least 1; with 1 everything runs in the caller's thread.
+        contacts: pairs of geom names between which the force is read.
 
     Attributes:
         data: MuJoCo's own state of each world, for tools that need more than ``read`` shows.
     """
 
-    def __init__(self, load_model: Callable[[], Any], num_worlds: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        load_model: Callable[[], Any],
+        num_worlds: int,
+        threads: int = 1,
+        contacts: Sequence[tuple[str, str]] = (),
+    ) -> None:
         for name, value in (("num_worlds", num_worlds), ("threads", threads)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
@@ -52,6 +59,8 @@ class CpuPhysics:
         self._views = [tuple(getattr(data, name) for name in READ_FIELDS) for data in self.data]
         self._fields = [np.zeros((num_worlds, *view.shape)) for view in self._views[0]]
         self.qpos, self.qvel = self._fields[:2]
+        self._contacts = [sorted(self.index[f"geom:{geom}"] for geom in pair) for pair in contacts]
+        self._contact_force = np.zeros((num_worlds, len(self._contacts)))
         self.mocap_pos = np.zeros((num_worlds, 3))
         self.failed: BoolArray = np.zeros(num_worlds, dtype=bool)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -105,7 +114,8 @@ class CpuPhysics:
     def read(self, rows: NDArray[np.intp]) -> Reading:
         """Positions of these worlds, as of the latest ``forward`` (or the start of the latest physics step)."""
         fields = zip(READ_FIELDS, self._fields, strict=True)
-        return Reading(index=self.index, **{name: field[rows] for name, field in fields})
+        arrays = {name: field[rows] for name, field in fields}
+        return Reading(index=self.index, contact_force=self._contact_force[rows], **arrays)
 
     def state(self, row: int) -> FloatArray:
         """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
@@ -141,8 +151,19 @@ class CpuPhysics:
             for field, view in zip(self._fields, self._views[row], strict=True):
                 field[row] = view
             self.mocap_pos[row] = data.mocap_pos[0]
+            for place, pair in enumerate(self._contacts):
+                self._contact_force[row, place] = normal_force(data, pair)
             if not (np.isfinite(self.qpos[row]).all() and np.isfinite(self.qvel[row]).all()):
                 self.failed[row] = True
+
+
+def normal_force(data: Any, pair: list[int]) -> float:
+    """Force [N] normal to the surface between two geoms (smaller id first), summed over their contacts.
+
+    The scenes have elliptic friction cones, so that the first constraint of a contact is the one along its normal.
+    """
+    mine = (np.sort(data.contact.geom, axis=1) == pair).all(axis=1)
+    return float(data.efc_force[data.contact.efc_address[mine]].sum())
 
 
 def name_index(model: Any) -> dict[str, int]:

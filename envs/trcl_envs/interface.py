@@ -145,6 +145,7 @@ class Reading:
         site_xpos: (N, nsite, 3) sites.
         geom_xpos: (N, ngeom, 3) geom centres.
         geom_xmat: (N, ngeom, 9) geom rotation matrices, row by row.
+        contact_force: (N, P) force [N] normal to the surface between the two geoms of each of the task's ``contacts``.
         index: row of a named thing in its array, by ``"body:hand"``, ``"site:goal"``, ``"geom:objGeom"``, or the
             address in qpos, by ``"joint:doorjoint"``.
     """
@@ -157,6 +158,7 @@ class Reading:
     site_xpos: FloatArray
     geom_xpos: FloatArray
     geom_xmat: FloatArray
+    contact_force: FloatArray
     index: Mapping[str, int]
 
     def position(self, thing: str) -> FloatArray:
@@ -209,6 +211,7 @@ class TaskSpec:
         command: (actions (N, Da) in [-1, 1], mocap positions (N, 3)) -> controls (N, nu), next mocap positions (N, 3).
         success: (reading, observation, goal) -> (N,) bool.
         reward: (reading, observation, goal, success, actions) -> (N,).
+        contacts: pairs of geoms between which the force is read; most tasks need none, and reading costs time.
     """
 
     info: TaskInfo
@@ -224,6 +227,7 @@ class TaskSpec:
     command: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
     success: Callable[[Reading, FloatArray, FloatArray], BoolArray]
     reward: Callable[[Reading, FloatArray, FloatArray, BoolArray, FloatArray], FloatArray]
+    contacts: tuple[tuple[str, str], ...] = ()
 
 
 class Physics(Protocol):

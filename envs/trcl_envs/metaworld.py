@@ -37,6 +37,8 @@ THINGS_DIM = 14
 OBSERVATION_DIM = 2 * FRAME_DIM + 3
 WELD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0)
 
+Point = tuple[float, float, float]
+
 HAND_BOUNDS = np.array([[-0.525, 0.348, -0.0525], [0.525, 1.025, 0.7]])
 
 
@@ -45,15 +47,20 @@ class Thing:
     """One object in the observation: position and quaternion.
 
     Attributes:
-        position: ``"body:NAME"``, ``"site:NAME"`` or ``"geom:NAME"``.
+        position: ``"body:NAME"``, ``"site:NAME"`` or ``"geom:NAME"``, or (reading) -> (N, 3) [m].
         rotation: a body's quaternion (w, x, y, z) as ``"quat:NAME"``; the rotation matrix of a ``"geom:NAME"`` or
             ``"body:NAME"`` as quaternion (x, y, z, w), as SciPy orders it; or empty for four zeros.
         offset: added to the position [m].
     """
 
-    position: str
+    position: str | Callable[[Reading], FloatArray]
     rotation: str = ""
-    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    offset: Point = (0.0, 0.0, 0.0)
+
+    def at(self, reading: Reading) -> FloatArray:
+        """Position (N, 3) [m]."""
+        place = reading.position(self.position) if isinstance(self.position, str) else self.position(reading)
+        return place + np.array(self.offset)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ class SawyerTask:
         hand_low, hand_high: where the hand can go [m].
         goal_low, goal_high: bounds to which the observed goal is clipped [m]; None = where the hand can go.
         horizon: longest episode [control steps]; the papers' 200 unless the expert needs more.
+        settling: control steps in which the hand moves to its start and the scene comes to rest.
+        contacts: pairs of geoms whose contact ``success`` asks for.
     """
 
     instruction: str
@@ -86,12 +95,14 @@ class SawyerTask:
     moved: dict[str, Callable[[FloatArray], FloatArray]]
     place: Callable[[FloatArray, Reading], Placement]
     apart: float = 0.0
-    hand: tuple[float, float, float] = (0.0, 0.6, 0.2)
-    hand_low: tuple[float, float, float] = (-0.5, 0.40, 0.05)
-    hand_high: tuple[float, float, float] = (0.5, 1.0, 0.5)
-    goal_low: tuple[float, float, float] | None = None
-    goal_high: tuple[float, float, float] | None = None
+    hand: Point = (0.0, 0.6, 0.2)
+    hand_low: Point = (-0.5, 0.40, 0.05)
+    hand_high: Point = (0.5, 1.0, 0.5)
+    goal_low: Point | None = None
+    goal_high: Point | None = None
     horizon: int = 200
+    settling: int = SETTLING_STEPS
+    contacts: tuple[tuple[str, str], ...] = ()
 
 
 def task_info(name: str, task: SawyerTask) -> TaskInfo:
@@ -107,7 +118,7 @@ def task_spec(name: str, task: SawyerTask) -> TaskSpec:
         substeps=FRAME_SKIP,
         sample=partial(sample_start, task),
         overrides=lambda draws: {f"body_pos:{body}": where(draws) for body, where in task.moved.items()},
-        settling=Settling(np.array([-1.0, 1.0]), np.array(task.hand), SETTLING_STEPS * FRAME_SKIP),
+        settling=Settling(np.array([-1.0, 1.0]), np.array(task.hand), task.settling * FRAME_SKIP),
         place=task.place,
         goal=task.goal,
         frame=partial(frame, task.things),
@@ -115,6 +126,7 @@ def task_spec(name: str, task: SawyerTask) -> TaskSpec:
         command=partial(command, task),
         success=task.success,
         reward=sparse_reward,
+        contacts=task.contacts,
     )
 
 
@@ -153,7 +165,7 @@ def frame(things: tuple[Thing, ...], reading: Reading) -> FloatArray:
     apart = np.linalg.norm(reading.position("body:rightclaw") - reading.position("body:leftclaw"), axis=-1)
     parts = [reading.position("body:hand"), np.clip(apart / 0.1, 0.0, 1.0)[:, None]]
     for thing in things:
-        parts += [reading.position(thing.position) + np.array(thing.offset), rotation(thing.rotation, reading)]
+        parts += [thing.at(reading), rotation(thing.rotation, reading)]
     parts.append(np.zeros((len(apart), THINGS_DIM - 7 * len(things))))
     return np.concatenate(parts, axis=1)
 
