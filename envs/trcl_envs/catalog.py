@@ -11,27 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trcl_envs.interface import Expert, Renderer, TaskInfo, TaskSpec
+from trcl_envs.sequences import SEQUENCES as SEQUENCES
+from trcl_envs.sequences import SPELLINGS, is_random, shuffled, split_random
 
 if TYPE_CHECKING:
     from trcl_envs.worlds import Worlds
 
-CW10 = (
-    "hammer-v3",
-    "push-wall-v3",
-    "faucet-close-v3",
-    "push-back-v3",
-    "stick-pull-v3",
-    "handle-press-side-v3",
-    "push-v3",
-    "shelf-place-v3",
-    "window-close-v3",
-    "peg-unplug-side-v3",
-)
-SEQUENCES: dict[str, tuple[str, ...]] = {
-    "cw10": CW10,
-    "cw20": CW10 + CW10,
-    "quick": ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "faucet-close-v3", "door-open-v3"),
-}
 BACKENDS = ("cpu",)
 
 
@@ -104,7 +89,7 @@ def resolve_task(name: str) -> str:
     names = task_names()
     full = name if name.endswith("-v3") else f"{name}-v3"
     if full not in names:
-        raise ValueError(unknown("task", name, names))
+        raise ValueError(f"task must be one of {lister(names)}; got {name!r}{hint(name, names)}")
     return full
 
 
@@ -112,8 +97,9 @@ def resolve_sequence(spec: str | Path | Sequence[str]) -> tuple[str, ...]:
     """Registered task names of a sequence.
 
     Args:
-        spec: a name in ``SEQUENCES``, comma-separated task names, a list of them, or the path of a YAML file that
-            holds a list, or a mapping with the list under ``tasks``.
+        spec: a name in ``SEQUENCES``, comma-separated task names, a list of them, the path of a YAML file that holds
+            a list, or a mapping with the list under ``tasks``, or a random order: ``random20:7`` for 20 different
+            tasks with seed 7, ``shuffle:mt50:7`` for any other spec in an order of seed 7.
     """
     if isinstance(spec, Path) or (isinstance(spec, str) and spec.endswith((".yaml", ".yml"))):
         return resolve_names(read_sequence(Path(spec)), f"tasks in {spec}")
@@ -121,9 +107,14 @@ def resolve_sequence(spec: str | Path | Sequence[str]) -> tuple[str, ...]:
         return resolve_names(spec, "tasks")
     if spec in SEQUENCES:
         return SEQUENCES[spec]
+    if is_random(spec):
+        which, seed, count = split_random(spec)
+        return shuffled(resolve_sequence(which), seed)[:count]
     names = [part.strip() for part in spec.split(",") if part.strip()]
     if len(names) == 1 and not is_task(names[0]):
-        raise ValueError(unknown("task or sequence", spec, [*SEQUENCES, *task_names()]))
+        accepted, tasks = [*SEQUENCES, *SPELLINGS], task_names()
+        near = hint(spec, [*accepted, *tasks])
+        raise ValueError(f"task or sequence must be one of {', '.join(accepted)}, {lister(tasks)}; got {spec!r}{near}")
     return resolve_names(names, "tasks")
 
 
@@ -159,6 +150,15 @@ def read_sequence(path: Path) -> list[Any]:
 def unknown(what: str, came: str, accepted: Iterable[str]) -> str:
     """One line that names what is accepted, what came, and the nearest match."""
     accepted = list(accepted)
+    return f"{what} must be one of {', '.join(accepted)}; got {came!r}{hint(came, accepted)}"
+
+
+def lister(tasks: Sequence[str]) -> str:
+    """How a message names all tasks, which are too many for one line."""
+    return f"the {len(tasks)} that 'trcl tasks' lists"
+
+
+def hint(came: str, accepted: Sequence[str]) -> str:
+    """The nearest match, if there is one, as the end of a message."""
     near = difflib.get_close_matches(came, accepted, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{what} must be one of {', '.join(accepted)}; got {came!r}{hint}"
+    return f" (did you mean {near[0]!r}?)" if near else ""

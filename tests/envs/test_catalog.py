@@ -1,3 +1,4 @@
+import collections
 import subprocess
 import sys
 
@@ -12,6 +13,47 @@ def test_sequences_hold_known_tasks_and_cw20_is_cw10_twice():
     assert all(task in names for sequence in trcl_envs.SEQUENCES.values() for task in sequence)
     assert trcl_envs.SEQUENCES["cw20"] == trcl_envs.SEQUENCES["cw10"] * 2
     assert len(set(trcl_envs.SEQUENCES["cw10"])) == 10
+
+
+def test_meta_worlds_fifty_tasks_and_standard_sets_are_there():
+    env_dict = pytest.importorskip("metaworld.env_dict")
+    assert trcl_envs.task_names() == sorted(env_dict.ALL_V3_ENVIRONMENTS)
+    assert trcl_envs.SEQUENCES["mt10"] == tuple(env_dict.MT10_V3)
+    assert trcl_envs.SEQUENCES["mt50"] == tuple(env_dict.MT50_V3)
+
+
+def test_every_task_has_its_own_instruction():
+    instructions = [trcl_envs.task_info(name).instruction for name in trcl_envs.task_names()]
+    assert len(set(instructions)) == 50
+    assert all(text[0].isupper() and text.endswith(".") for text in instructions)
+
+
+def test_random_orders_are_what_they_were():
+    assert trcl_envs.resolve_sequence("random3:7") == ("bin-picking-v3", "hand-insert-v3", "pick-place-v3")
+    assert trcl_envs.resolve_sequence("shuffle:hammer,push,reach:4") == ("push-v3", "hammer-v3", "reach-v3")
+
+
+def test_random_order_holds_different_tasks_and_is_the_head_of_the_shuffled_fifty():
+    whole = trcl_envs.resolve_sequence("shuffle:mt50:3")
+    assert sorted(whole) == trcl_envs.task_names()
+    assert trcl_envs.resolve_sequence("random50:3") == whole
+    assert trcl_envs.resolve_sequence("random20:3") == whole[:20]
+
+
+def test_shuffling_keeps_repeated_tasks_and_takes_any_sequence(tmp_path):
+    (tmp_path / "list.yaml").write_text("- hammer\n- push-v3\n")
+    assert sorted(trcl_envs.resolve_sequence("shuffle:cw20:1")) == sorted(trcl_envs.SEQUENCES["cw20"])
+    assert sorted(trcl_envs.resolve_sequence(f"shuffle:{tmp_path / 'list.yaml'}:1")) == ["hammer-v3", "push-v3"]
+    assert sorted(trcl_envs.resolve_sequence("shuffle:random9:5:1")) == sorted(trcl_envs.resolve_sequence("random9:5"))
+
+
+def test_all_orders_are_equally_likely():
+    orders = collections.Counter(
+        trcl_envs.resolve_sequence(f"shuffle:push,reach,hammer,soccer:{s}") for s in range(2400)
+    )
+    assert len(orders) == 24
+    chi_squared = sum((count - 100) ** 2 / 100 for count in orders.values())
+    assert chi_squared < 50  # 23 degrees of freedom: one in a thousand lies above 49.7
 
 
 def test_sequence_is_read_from_name_string_list_and_file(tmp_path):
@@ -32,10 +74,17 @@ def test_sequence_is_read_from_name_string_list_and_file(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("hamer", "task or sequence must be one of .*got 'hamer'.*did you mean 'hammer-v3'"),
+        ("hamer", "task or sequence must be one of cw10, .*got 'hamer'.*did you mean 'hammer-v3'"),
         ("cw1O", "did you mean 'cw10'"),
         (["push", "pushwall-v3"], "task must be one of .*did you mean 'push-wall-v3'"),
         ([], "non-empty list"),
+        ("random51:1", "random order must be randomN:SEED with N in 1..50.*got 'random51:1'"),
+        ("random0:1", "N in 1..50"),
+        ("random20", "such as random20:7"),
+        ("random20:x", "such as random20:7"),
+        ("shuffle:mt50", "such as shuffle:mt50:7.*got 'shuffle:mt50'"),
+        ("shuffle:mt5O:1", "did you mean 'mt50'"),
+        ("randm20:7", "did you mean 'randomN:SEED'"),
         ("missing.yaml", "can't read missing.yaml"),
     ],
 )

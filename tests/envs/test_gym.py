@@ -14,6 +14,12 @@ def test_single_environment_passes_gymnasiums_checker():
     env.close()
 
 
+def test_every_task_is_registered_with_its_horizon():
+    for name in trcl_envs.task_names():
+        spec = gymnasium.spec(f"trcl/{name}")
+        assert (spec.max_episode_steps, spec.kwargs) == (trcl_envs.task_info(name).horizon, {"task": name})
+
+
 def test_registering_again_changes_nothing():
     before = dict(gymnasium.registry)
     trcl_envs.register_envs()

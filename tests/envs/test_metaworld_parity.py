@@ -1,51 +1,69 @@
+"""Every task against Meta-World's own environment, from the same start, under the same actions."""
+
 import numpy as np
 import pytest
 
 import trcl_envs
 
-pytestmark = pytest.mark.sim
-TASKS = trcl_envs.task_names()
+pytestmark = [pytest.mark.sim, pytest.mark.filterwarnings("ignore:Constant.s. may be too high")]
+RANDOM_STEPS = 25
+STEPS_AFTER_SUCCESS = 3
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=trcl_envs.task_names())
 def pair(request):
-    from tests.envs.public_metaworld import PublicEnv
+    from tests.envs.public_metaworld import PublicEnv, compiling_once
 
-    env = trcl_envs.make_env(request.param, num_worlds=20)
-    yield PublicEnv(request.param), env, trcl_envs.make_expert(request.param)
+    with compiling_once():
+        public, env = PublicEnv(request.param), trcl_envs.make_env(request.param, num_worlds=10)
+    yield public, env, trcl_envs.make_expert(request.param)
     env.close()
+    public.env.close()
 
 
-def public_length(public, expert, start, seed, horizon):
+def begin_both(public, env, seed):
+    """First observations of Meta-World (39,) and ours (1, 39), once both agree on the state, in which nothing differs.
+
+    Not even the solver's warm start: contacts blow up its last bits until episodes differ by a step.
+    """
+    ours = env.reset([seed])
     public.reset(seed)
-    observation = public.begin(*start)
-    for steps in range(1, horizon + 1):
-        observation, success = public.step(np.clip(expert.actions(observation[None])[0], -1, 1))
-        if success:
-            return steps
-    return 0
+    np.testing.assert_allclose(env.scene(0).state, public.state(), atol=1e-12)
+    np.testing.assert_allclose(env.scene(0).overrides["goal"], public.env._target_pos, atol=1e-12)
+    return public.begin(env.scene(0).state, env.physics.data[0].qacc_warmstart.copy()), ours
 
 
-def same_lengths(pair, seeds):
-    """Episode lengths of the same expert from the same starts, in Meta-World's environment and in ours."""
-    from tests.envs.public_metaworld import solve
+def compare_steps(public, env, choose, seed, num_steps):
+    """Hold every step to Meta-World's until a while after success; returns the steps to success (0 = not solved)."""
+    theirs, ours = begin_both(public, env, seed)
+    np.testing.assert_allclose(ours[0], theirs, atol=1e-6)
+    solved_after = 0
+    for steps in range(1, num_steps + 1):
+        action = np.clip(choose(ours), -1, 1)
+        step = env.step(action)
+        theirs, success = public.step(action[0])
+        ours = step.observation
+        np.testing.assert_allclose(ours[0], theirs, atol=1e-6)
+        assert step.success[0] == success, steps
+        if success and not solved_after:
+            solved_after = steps
+        if solved_after and steps >= solved_after + STEPS_AFTER_SUCCESS:
+            break
+    return solved_after
 
-    public, env, expert = pair
-    env.reset(seeds)
-    starts = [(env.scene(row).state, env.physics.data[row].qacc_warmstart.copy()) for row in range(len(seeds))]
-    theirs = [public_length(public, expert, starts[row], seed, env.info.horizon) for row, seed in enumerate(seeds)]
-    return np.array(theirs), solve(env, expert, seeds)
 
-
-def test_start_state_is_the_one_meta_world_resets_to(pair):
+def test_starts_are_drawn_from_meta_worlds_bounds(pair):
     public, env, _ = pair
-    for seed in range(3):
-        env.reset([seed])
-        public.reset(seed)
-        data = public.env.data
-        state = np.concatenate([data.qpos, data.qvel, data.mocap_pos[0]])
-        np.testing.assert_allclose(env.scene(0).state, state, atol=1e-12)
-        np.testing.assert_allclose(env.scene(0).overrides["goal"], public.env._target_pos, atol=1e-12)
+    space = public.env._random_reset_space
+    draws = np.stack([env.spec.sample(np.random.default_rng(seed)) for seed in range(50)])
+    assert draws.shape[1:] == space.shape
+    assert (draws >= space.low - 1e-9).all()
+    assert (draws <= space.high + 1e-9).all()
+    width = space.high - space.low
+    wide = width > 0.01
+    assert (
+        np.ptp(draws, axis=0)[wide] > 0.4 * width[wide]
+    ).all()  # box-close fills half, far from its box as it starts
 
 
 def test_observed_goal_has_the_same_bounds(pair):
@@ -55,31 +73,33 @@ def test_observed_goal_has_the_same_bounds(pair):
     np.testing.assert_allclose(goals, [space.low[36:], space.high[36:]], atol=1e-12)
 
 
-def test_same_state_gives_same_observation_and_success(pair):
+def test_random_actions_from_the_same_start_give_the_same_observations_and_successes(pair):
+    public, env, _ = pair
+    rng = np.random.default_rng(0)
+    compare_steps(public, env, lambda observation: rng.uniform(-1, 1, size=(1, 4)), 1, RANDOM_STEPS)
+
+
+def test_expert_solves_the_task_in_the_same_steps_with_the_same_observations(pair):
     public, env, expert = pair
-    observation, solved = env.reset([5]), 0
-    public.reset(5)
-    np.testing.assert_allclose(observation[0], public.begin(env.scene(0).state), atol=1e-6)
-    for _ in range(min(env.info.horizon, 200)):
-        action = np.clip(expert.actions(observation), -1, 1)
-        step = env.step(action)
-        observation = step.observation
-        public.inject(env.scene(0).state)
-        expected = public.observation()
-        np.testing.assert_allclose(observation[0], expected, atol=1e-6)
-        assert step.success[0] == public.success(expected, action[0])
-        solved += step.success[0]
-        if solved == 5:
-            break
-    assert solved
-
-
-def test_expert_needs_as_many_steps_as_in_meta_world(pair):
-    theirs, ours = same_lengths(pair, range(5))
-    np.testing.assert_array_equal(ours, theirs)
+    assert compare_steps(public, env, expert.actions, 5, env.info.horizon)
 
 
 @pytest.mark.slow
-def test_expert_needs_as_many_steps_in_twenty_episodes(pair):
-    theirs, ours = same_lengths(pair, range(20))
-    assert np.mean(ours == theirs) >= 0.95
+def test_expert_needs_as_many_steps_in_ten_episodes(pair):
+    from tests.envs.public_metaworld import solve
+
+    public, env, expert = pair
+    env.reset(range(10))
+    starts = [(env.scene(row).state, env.physics.data[row].qacc_warmstart.copy()) for row in range(10)]
+    theirs = [length_in_public(public, expert, start, seed, env.info.horizon) for seed, start in enumerate(starts)]
+    np.testing.assert_array_equal(solve(env, expert, range(10)), theirs)
+
+
+def length_in_public(public, expert, start, seed, horizon):
+    public.reset(seed)
+    observation = public.begin(*start)
+    for steps in range(1, horizon + 1):
+        observation, success = public.step(np.clip(expert.actions(observation[None])[0], -1, 1))
+        if success:
+            return steps
+    return 0

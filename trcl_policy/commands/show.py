@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def tasks(options: Listing) -> int:
 
     infos = {name: dataclasses.asdict(task_info(name)) for name in task_names()}
     lines = [f"{name:<28} {info['horizon']:>4} steps  {info['instruction']}" for name, info in infos.items()]
-    sequences = [f"{name:<8} {', '.join(members)}" for name, members in SEQUENCES.items()]
+    fill = textwrap.TextWrapper(width=110, subsequent_indent=" " * 9, break_on_hyphens=False).fill
+    sequences = [fill(f"{name:<8} {', '.join(members)}") for name, members in SEQUENCES.items()]
+    sequences.append("random orders: random20:7 (20 of the fifty, seed 7), shuffle:cw10:7 (any sequence, seed 7)")
     say(options.json, {"tasks": infos, "sequences": SEQUENCES}, "\n".join([*lines, "", "sequences:", *sequences]))
     return 0
 
