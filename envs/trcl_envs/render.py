@@ -113,9 +113,12 @@ def open_renderer(model: Any, width: int, height: int) -> Any:
 
 
 def hide_goal_sites(model: Any) -> None:
-    """Make the scene's own goal markers invisible; they don't follow the goal in every task."""
+    """Make the scene's own goal markers invisible; they don't follow the goal in every task.
+
+    Most are called goal or begin with it; the coffee machine's are ``mug_goal`` and ``coffee_goal``.
+    """
     for site in range(model.nsite):
-        if model.site(site).name.startswith("goal"):
+        if "goal" in model.site(site).name:
             model.site_rgba[site, 3] = 0.0
 
 

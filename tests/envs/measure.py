@@ -1,4 +1,7 @@
-"""Speed, memory and expert success of the batched tasks: ``python tests/envs/measure.py [TASK ...]``."""
+"""Speed, memory and scripted experts of the batched tasks.
+
+``python tests/envs/measure.py speed`` for one scene, ``python tests/envs/measure.py experts [TASK ...]`` for a table.
+"""
 
 import resource
 import sys
@@ -7,6 +10,11 @@ import time
 import numpy as np
 
 import trcl_envs
+from trcl_policy.continual.metrics import wilson_interval
+
+EPISODES = 100  # seeds 0 to 99
+PAPERS_HORIZON = 200
+LONGEST = 500  # Meta-World's environments raise beyond
 
 
 def memory():
@@ -29,17 +37,6 @@ def speed(task, threads, num_worlds=64, steps=60):
     return 1e3 * reset, rate, (memory() - before) / num_worlds
 
 
-def expert(task, episodes=20):
-    env, scripted = trcl_envs.make_env(task, episodes), trcl_envs.make_expert(task)
-    observation, lengths = env.reset(range(episodes)), np.zeros(episodes, dtype=int)
-    for steps in range(1, env.info.horizon + 1):
-        step = env.step(scripted.actions(observation), active=lengths == 0)
-        observation = step.observation
-        lengths[(lengths == 0) & step.success] = steps
-    env.close()
-    return np.mean(lengths > 0), lengths[lengths > 0].mean(), env.info.horizon
-
-
 def frames(task, size, count=60):
     env = trcl_envs.make_env(task, 1)
     env.reset([0])
@@ -53,12 +50,43 @@ def frames(task, size, count=60):
     return rate
 
 
+def expert_lengths(task):
+    """Control steps to success of each episode, 0 = none within ``LONGEST``."""
+    env, scripted = trcl_envs.make_env(task, EPISODES), trcl_envs.make_expert(task)
+    observation, lengths = env.reset(range(EPISODES)), np.zeros(EPISODES, dtype=int)
+    for steps in range(1, LONGEST + 1):
+        step = env.step(scripted.actions(observation), active=lengths == 0)
+        observation = step.observation
+        lengths[(lengths == 0) & step.success] = steps
+        if lengths.all():
+            break
+    env.close()
+    return lengths
+
+
+def share(lengths, horizon):
+    solved = int(((lengths > 0) & (lengths <= horizon)).sum())
+    low, high = wilson_interval(solved, len(lengths))
+    return f"{solved / len(lengths):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def expert_row(task):
+    lengths, horizon = expert_lengths(task), trcl_envs.task_info(task).horizon
+    solved = lengths[(lengths > 0) & (lengths <= horizon)]
+    columns = [task, share(lengths, PAPERS_HORIZON), str(horizon), share(lengths, horizon)]
+    return "| " + " | ".join([*columns, f"{solved.mean():.0f}", str(solved.max())]) + " |"
+
+
 if __name__ == "__main__":
-    for threads in (1, 2):
-        reset, rate, size = speed("hammer-v3", threads)
-        print(f"hammer-v3, {threads} threads: reset {reset:.1f} ms, {rate:.0f} control steps/s, {size:.2f} MiB a world")
-    for size in (256, 480):
-        print(f"hammer-v3: {frames('hammer-v3', size):.0f} frames/s at {size} x {size} px")
-    for task in sys.argv[1:] or trcl_envs.task_names():
-        success, length, horizon = expert(task)
-        print(f"{task}: expert {success:.2f} of 20 episodes, {length:.0f} steps on average, horizon {horizon}")
+    what, *names = sys.argv[1:]
+    if what == "speed":
+        for threads in (1, 2):
+            reset, rate, size = speed("hammer-v3", threads)
+            print(f"hammer-v3, {threads} threads: reset {reset:.1f} ms, {rate:.0f} steps/s, {size:.2f} MiB a world")
+        for size in (256, 480):
+            print(f"hammer-v3: {frames('hammer-v3', size):.0f} frames/s at {size} x {size} px")
+    else:
+        print(f"| task | solved in {PAPERS_HORIZON} steps | horizon | solved in it | mean steps | longest |")
+        print("|---|---|---|---|---|---|")
+        for name in names or trcl_envs.task_names():
+            print(expert_row(trcl_envs.resolve_task(name)), flush=True)

@@ -19,11 +19,22 @@ class PublicEnv:
         self.env._partially_observable = False
         # The space is cached with goal bounds of zero, and steps clip the goal to it.
         self.env.__dict__.pop("sawyer_observation_space", None)
-        self.env._freeze_rand_vec = self.env._set_task_called = True
+        self.env._set_task_called = True
 
     def reset(self, seed):
-        self.env._last_rand_vec = task_spec(self.name).sample(start_generator(self.name, seed))
-        self.env.reset()
+        assert self.start(task_spec(self.name).sample(start_generator(self.name, seed)))
+
+    def start(self, draw):
+        """Reset to a random vector; whether Meta-World accepted it.
+
+        It resets twice and asks for the vector once each time, but again and again while object and goal are too close.
+        """
+        self.env._get_state_rand_vec = iter([draw, draw]).__next__
+        try:
+            self.env.reset()
+        except StopIteration:
+            return False
+        return True
 
     def state(self):
         data = self.env.data

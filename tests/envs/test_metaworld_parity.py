@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 import trcl_envs
+from trcl_envs.metaworld_tasks import TASKS
 
 pytestmark = [pytest.mark.sim, pytest.mark.filterwarnings("ignore:Constant.s. may be too high")]
 RANDOM_STEPS = 25
 STEPS_AFTER_SUCCESS = 3
+LET_GO, PUT_DOWN = np.array([0.0, 0.0, 0.0, -1.0]), np.array([0.0, 0.0, -1.0, 1.0])
 
 
 @pytest.fixture(scope="module", params=trcl_envs.task_names())
@@ -30,7 +32,9 @@ def begin_both(public, env, seed):
     public.reset(seed)
     np.testing.assert_allclose(env.scene(0).state, public.state(), atol=1e-12)
     np.testing.assert_allclose(env.scene(0).overrides["goal"], public.env._target_pos, atol=1e-12)
-    return public.begin(env.scene(0).state, env.physics.data[0].qacc_warmstart.copy()), ours
+    theirs = public.begin(env.scene(0).state, env.physics.data[0].qacc_warmstart.copy())
+    np.testing.assert_allclose(env.physics.data[0].xpos, public.env.data.xpos, atol=1e-12)
+    return theirs, ours
 
 
 def compare_steps(public, env, choose, seed, num_steps):
@@ -54,16 +58,23 @@ def compare_steps(public, env, choose, seed, num_steps):
 
 def test_starts_are_drawn_from_meta_worlds_bounds(pair):
     public, env, _ = pair
-    space = public.env._random_reset_space
+    task, space = TASKS[public.name], public.env._random_reset_space
+    used = slice(3 if public.name == "sweep-into-v3" else None)  # the rest of its vector, drawn by .001 m, goes unused
+    np.testing.assert_allclose(np.array([task.low, task.high])[:, used], [space.low[used], space.high[used]], atol=1e-9)
     draws = np.stack([env.spec.sample(np.random.default_rng(seed)) for seed in range(50)])
-    assert draws.shape[1:] == space.shape
-    assert (draws >= space.low - 1e-9).all()
-    assert (draws <= space.high + 1e-9).all()
-    width = space.high - space.low
-    wide = width > 0.01
-    assert (
-        np.ptp(draws, axis=0)[wide] > 0.4 * width[wide]
-    ).all()  # box-close fills half, far from its box as it starts
+    assert (np.abs(draws - (np.array(task.low) + task.high) / 2) <= (np.array(task.high) - task.low) / 2 + 1e-12).all()
+
+
+def test_starts_that_are_too_close_to_the_goal_are_those_meta_world_refuses(pair):
+    public, _, _ = pair
+    task = TASKS[public.name]
+    draws = np.random.default_rng(0).uniform(task.low, task.high, size=(20000, len(task.low)))
+    distance = np.linalg.norm(draws[:, :2] - draws[:, 3:5], axis=1) if len(task.low) == 6 else np.ones(len(draws))
+    for close in (True, False):
+        candidates = np.flatnonzero((distance < task.apart) == close)
+        if len(candidates):
+            hardest = candidates[np.argmin(np.abs(distance[candidates] - task.apart))]
+            assert public.start(draws[hardest]) != close
 
 
 def test_observed_goal_has_the_same_bounds(pair):
@@ -82,6 +93,27 @@ def test_random_actions_from_the_same_start_give_the_same_observations_and_succe
 def test_expert_solves_the_task_in_the_same_steps_with_the_same_observations(pair):
     public, env, expert = pair
     assert compare_steps(public, env, expert.actions, 5, env.info.horizon)
+
+
+@pytest.mark.parametrize("action", [LET_GO, PUT_DOWN])
+def test_pushed_thermos_counts_only_while_the_fingers_press_on_the_lifted_stick(action):
+    from tests.envs.public_metaworld import PublicEnv
+
+    public, env, expert = (
+        PublicEnv("stick-push-v3"),
+        trcl_envs.make_env("stick-push-v3", 1),
+        trcl_envs.make_expert("stick-push-v3"),
+    )
+    assert compare_steps(public, env, expert.actions, 5, env.info.horizon)
+    flags = []
+    for _ in range(40):
+        step, (_, theirs) = env.step(action[None]), public.step(action)
+        assert step.success[0] == theirs
+        flags.append(theirs)
+    assert flags[0]
+    assert not flags[-1]
+    assert np.linalg.norm(step.observation[0, 11:14] - env.scene(0).overrides["goal"]) < 0.12
+    env.close()
 
 
 @pytest.mark.slow

@@ -62,6 +62,20 @@ def test_goal_is_drawn_where_it_is(drawable, scene):
     renderer.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", trcl_envs.task_names())
+def test_every_task_can_be_drawn_with_its_goal(drawable, task):
+    env = trcl_envs.make_env(task, 1)
+    env.reset([5])
+    scene, renderer = env.scene(0), trcl_envs.make_renderer(task, 128, 128)
+    lifted = {**scene.overrides, "goal": np.array([0.0, 0.6, 0.4])}
+    picture = renderer.frame(scene).astype(int)
+    assert picture.std(axis=(0, 1)).min() > 10
+    assert (renderer.frame(trcl_envs.Scene(task, scene.state, lifted)) != picture).any()
+    renderer.close()
+    env.close()
+
+
 def test_closed_renderer_says_so(drawable, scene):
     renderer = trcl_envs.make_renderer("push-v3", 16, 16)
     renderer.close()

@@ -1,7 +1,9 @@
+import mujoco
 import numpy as np
 import pytest
 
 import trcl_envs
+from trcl_envs.cpu import CpuPhysics
 from trcl_envs.worlds import start_generator
 
 pytestmark = pytest.mark.sim
@@ -108,6 +110,31 @@ def test_diverged_physics_fails_instead_of_raising(env, tmp_path, monkeypatch):
     assert step.failed.tolist() == [False, True]
     assert np.isfinite(step.observation).all()
     assert not step.observation[1].any()
+
+
+RESTING = """
+<mujoco>
+  <option cone="elliptic"/>
+  <worldbody>
+    <geom name="table" type="plane" size="1 1 .1"/>
+    <body mocap="true"/>
+    <body pos="0 0 .1"><freejoint/><geom name="block" type="box" size=".1 .1 .1" mass="2"/></body>
+    <body pos="1 0 5"><freejoint/><geom name="falling" type="box" size=".1 .1 .1" mass="2"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_contact_force_of_a_resting_block_is_its_weight():
+    pairs = [("block", "table"), ("table", "block"), ("table", "falling")]
+    physics = CpuPhysics(lambda: mujoco.MjModel.from_xml_string(RESTING), num_worlds=2, contacts=pairs)
+    rows = np.arange(2)
+    physics.restart(rows, {})
+    physics.step(rows[:1], np.zeros((1, 0)), np.zeros((1, 3)), substeps=300, forward=True)
+    force = physics.read(rows).contact_force
+    np.testing.assert_allclose(force[0], [2 * 9.81, 2 * 9.81, 0.0], rtol=1e-3)
+    np.testing.assert_array_equal(force[1], 0.0)
+    physics.close()
 
 
 def test_closing_twice_is_safe():

@@ -66,6 +66,7 @@ TASKS: dict[str, SawyerTask] = {
         hand=HAND_FAR,
         goal_low=(-0.1, 0.6, 0.1749),
         goal_high=(0.1, 0.75, 0.1751),
+        horizon=300,  # the expert needs up to 225
     ),
     "peg-insert-side-v3": transport(
         "Insert the peg into the hole, sideways.",

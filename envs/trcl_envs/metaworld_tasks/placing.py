@@ -56,6 +56,7 @@ TASKS: dict[str, SawyerTask] = {
         place=put_object(at_height_of("body:obj")),
         apart=0.0,
         hand_low=(-0.5, 0.40, 0.07),
+        horizon=300,  # the expert needs up to 226
     ),
     "box-close-v3": transport(
         "Put the lid on the box.",

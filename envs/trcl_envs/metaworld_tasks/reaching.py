@@ -1,4 +1,4 @@
-"""Tasks in which the hand itself is to arrive somewhere."""
+"""The hand itself is to arrive somewhere: at a point, or with a block in a hole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def between_fingers(reading: Reading, observation: FloatArray) -> FloatArray:
 
 TASKS: dict[str, SawyerTask] = {
     "hand-insert-v3": transport(
-        "Put the block into the hole, with the hand in the hole.",
+        "Insert the hand, holding the block, into the hole.",
         "sawyer_table_with_hole.xml",
         ((-0.1, 0.6, 0.05), (0.1, 0.7, 0.05)),
         ((-0.04, 0.8, -0.0201), (0.04, 0.88, -0.0199)),

@@ -29,7 +29,7 @@ def faucet_opened(reading: Reading, observation: FloatArray, goal: FloatArray) -
 
 TASKS: dict[str, SawyerTask] = {
     "dial-turn-v3": fixture(
-        "Turn the dial by half a turn.",
+        "Turn the dial.",
         "sawyer_dial.xml",
         "dial",
         ((-0.1, 0.7, 0.0), (0.1, 0.8, 0.0)),
