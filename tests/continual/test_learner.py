@@ -9,7 +9,6 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from tests.continual.toy import OPTIONS, TRAINING, Toy, make_params, make_task, make_tasks, method
-from trcl_policy.continual.constrained import Dual
 from trcl_policy.continual.learner import Method, learn
 from trcl_policy.continual.lookahead import halves
 from trcl_policy.continual.methods import METHODS, Options, make_method
@@ -97,9 +96,9 @@ class MemoryQuery(Update):
         return self
 
 
-def stuck(through):
-    """A dual update whose multiplier stays at one: any excess moves it by less than the last bit of a float64."""
-    return Dual(through, speed=1e-300)
+def stuck(name):
+    """A dual method whose multiplier stays at one: any excess moves it by less than the last bit of a float64."""
+    return changed(name, update=replace(method(name).update, speed=1e-300))
 
 
 FINETUNE, REPLAY, EWC = method("finetune"), method("replay"), method("ewc")
@@ -131,9 +130,9 @@ IDENTITIES = {
         REPLAY,
     ),
     "a pool made anew after the task's end is replay": (method("replay", replay_refresh=6), REPLAY),
-    "a multiplier that can't move is replay": (changed("replay_dual", update=stuck("replay")), REPLAY),
+    "a multiplier that can't move is replay": (stuck("replay_dual"), REPLAY),
     "a multiplier that can't move is a proximal step": (
-        changed("trcl_dual", update=stuck("anchor")),
+        stuck("trcl_dual"),
         method("trcl_prox"),
     ),
     "anchors kept apart are merged ones": (method("trcl_diag", keep_anchors="separate"), method("trcl_diag")),
