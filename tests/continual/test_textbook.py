@@ -82,7 +82,7 @@ def make_tasks(count=2):
 def ends(name, count=2, training=TRAINING, **options):
     """Weights (P,) at the end of each task, and the last snapshot."""
     told = {"weight": 2.0, "fisher_samples": 64, "replay_samples": 16, "memory": 8, "replay_ratio": 1.0, **options}
-    params, found = {"w": torch.zeros(2, 2, dtype=F64)}, []
+    params, found = {"w": torch.full((2, 2), -0.6, dtype=F64)}, []
     for snapshot in learn(Parabola(), params, make_tasks(count), method(name, **told), training, Streams(3), 10**6):
         if snapshot.kind == "learned":
             found.append(snapshot.theta.clone())
@@ -166,7 +166,7 @@ def test_alone_takes_the_path_from_the_first_weights():
     """Too few steps to arrive, so that the start shows: the second task ends where it would as the only one."""
     short = replace(TRAINING, steps=12)
     (_, second), _ = ends("alone", training=short)
-    told, params = method("finetune"), {"w": torch.zeros(2, 2, dtype=F64)}
+    told, params = method("finetune"), {"w": torch.full((2, 2), -0.6, dtype=F64)}
     only = TaskSequence(make_tasks().tasks[1:])
     wanted = [s.theta.clone() for s in learn(Parabola(), params, only, told, short, Streams(3), 10**6)][-1]
     assert torch.equal(second, wanted)

@@ -24,7 +24,7 @@ def train(words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print("usage: trcl train CONFIG --out RUN [--section.key VALUE ...]\n       trcl train --resume RUN\n")
         print("CONFIG is a YAML file or the name of one that ships with the package. Settings:\n")
-        tyro.cli(RunConfig, prog="trcl train CONFIG --out RUN", args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+        tyro.cli(RunConfig, prog="trcl train CONFIG --out RUN", args=["--help"], config=(tyro.conf.FlagConversionOff,))
     positional, settings = _split(words)
     goes_on, out = settings.pop("resume", None), settings.pop("out", None)
     from trcl_policy.run import Interrupted, resume
