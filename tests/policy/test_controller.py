@@ -208,4 +208,4 @@ def test_a_checkpoint_loads_on_its_own_and_rolls_out_alike(tiny, tmp_path):
     env.close()
     lines = [json.loads(line) for line in (tiny.finished / "episodes.jsonl").read_text().splitlines()]
     wanted = [line for line in lines if (line["checkpoint"], line["step"], line["task"]) == (1, None, TASKS[1])]
-    assert [{"checkpoint": 1, "step": None, **episode.record()} for episode in episodes] == wanted
+    assert [{"checkpoint": 1, "step": None, "update": 30, **episode.record()} for episode in episodes] == wanted
