@@ -176,7 +176,8 @@ class RunConfig:
 
     Attributes:
         domain: what is learned: ``policy``.
-        tasks: a sequence (``quick``, ``cw10``, ``cw20``), a YAML file with a list, or a list of task names.
+        tasks: a sequence (``quick``, ``cw10``, ``random20:7``; ``trcl tasks`` lists them), a YAML file with a list,
+            or a list of task names.
         seed: seed of everything random in learning.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16`` (autocast).

@@ -1,9 +1,5 @@
 """Meta-World's own environments, tamed: a start chosen by its random vector, the goal visible, states injected."""
 
-import copy
-import functools
-from unittest import mock
-
 import mujoco
 import numpy as np
 from metaworld.env_dict import ENV_CLS_MAP
@@ -53,19 +49,6 @@ class PublicEnv:
     def step(self, action):
         observation, _, _, _, info = self.env.step(action)
         return observation, bool(info["success"])
-
-
-@functools.lru_cache(maxsize=1)
-def compiled(path):
-    return COMPILE(path)
-
-
-COMPILE = mujoco.MjModel.from_xml_path
-
-
-def compiling_once():
-    """While this context lasts, a scene that was just compiled from the same file is copied, which takes no time."""
-    return mock.patch.object(mujoco.MjModel, "from_xml_path", lambda path: copy.copy(compiled(path)))
 
 
 def solve(env, expert, seeds):

@@ -42,7 +42,9 @@ def test_random_order_holds_different_tasks_and_is_the_head_of_the_shuffled_fift
 
 def test_shuffling_keeps_repeated_tasks_and_takes_any_sequence(tmp_path):
     (tmp_path / "list.yaml").write_text("- hammer\n- push-v3\n")
-    assert sorted(trcl_envs.resolve_sequence("shuffle:cw20:1")) == sorted(trcl_envs.SEQUENCES["cw20"])
+    twice = trcl_envs.resolve_sequence("shuffle:cw20:1")
+    assert sorted(twice) == sorted(trcl_envs.SEQUENCES["cw20"])
+    assert twice[::2] != twice[1::2]  # the two of a kind move on their own
     assert sorted(trcl_envs.resolve_sequence(f"shuffle:{tmp_path / 'list.yaml'}:1")) == ["hammer-v3", "push-v3"]
     assert sorted(trcl_envs.resolve_sequence("shuffle:random9:5:1")) == sorted(trcl_envs.resolve_sequence("random9:5"))
 

@@ -14,10 +14,9 @@ LET_GO, PUT_DOWN = np.array([0.0, 0.0, 0.0, -1.0]), np.array([0.0, 0.0, -1.0, 1.
 
 @pytest.fixture(scope="module", params=trcl_envs.task_names())
 def pair(request):
-    from tests.envs.public_metaworld import PublicEnv, compiling_once
+    from tests.envs.public_metaworld import PublicEnv
 
-    with compiling_once():
-        public, env = PublicEnv(request.param), trcl_envs.make_env(request.param, num_worlds=10)
+    public, env = PublicEnv(request.param), trcl_envs.make_env(request.param, num_worlds=10)
     yield public, env, trcl_envs.make_expert(request.param)
     env.close()
     public.env.close()

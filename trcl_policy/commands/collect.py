@@ -13,7 +13,7 @@ class Collect:
     """Drive scripted experts and keep their successful episodes.
 
     Attributes:
-        tasks: a sequence (quick, cw10, cw20), task names joined by commas, or a YAML file with a list.
+        tasks: a sequence (quick, cw10, mt50; see trcl tasks), task names joined by commas, or a YAML file with a list.
         out: episode store to write or to go on with.
         episodes: successful episodes of each task.
         seed: seed of start states and noise.
