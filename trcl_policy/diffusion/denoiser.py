@@ -120,6 +120,10 @@ class Denoiser:
         made = self.sample(params, condition, given, noise, self.process.config.replay_steps, rng)
         return {**made, **{key: condition[key] for key in self.conditions}}
 
+    def denoise(self, params: Params, x: Tensor, level: Tensor, condition: Batch) -> Tensor:
+        """Network output (B, F) as the sampler uses it, for integer levels (B, K); a subclass may guide it."""
+        return self._network(params, x, level, condition)
+
     def sample(
         self,
         params: Params,
@@ -147,7 +151,7 @@ class Denoiser:
             pieces = dict(zip(free, current.split(sizes, dim=1), strict=True))
             x = self.pack({**given, **pieces})
             levels = (is_free * level).expand(len(x), -1)
-            output = self.unpack(self._network(params, x, levels, condition))
+            output = self.unpack(self.denoise(params, x, levels, condition))
             return torch.cat([output[name] for name in free], dim=1)
 
         with torch.no_grad():

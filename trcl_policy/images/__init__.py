@@ -1,0 +1,1 @@
+"""Task-incremental image generation on the continual core: data, model, scores and pictures."""

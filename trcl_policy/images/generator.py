@@ -1,0 +1,144 @@
+"""A trained image generator that can be saved, loaded on its own and asked for images."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcl_policy.continual.params import Params
+from trcl_policy.continual.streams import derive_seed
+from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
+from trcl_policy.images.model import Guidance, ImageModel, ImageNetwork
+
+FORMAT = 1
+TYPE = "trcl_images"
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorSpec:
+    """All that is needed to build a generator besides its weights.
+
+    Attributes:
+        labels: name of every label.
+        tasks: labels of every task, in the order of learning.
+        shape: channels, height and width of an image.
+        network: the network.
+        diffusion: the diffusion process.
+        guidance: classifier-free guidance.
+    """
+
+    labels: tuple[str, ...]
+    tasks: tuple[tuple[int, ...], ...]
+    shape: tuple[int, int, int]
+    network: ImageNetwork
+    diffusion: Diffusion
+    guidance: Guidance = Guidance()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can tell."""
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape must be three numbers >= 1 (C, H, W), got {list(self.shape)}")
+        wrong = [label for task in self.tasks for label in task if not 0 <= label < len(self.labels)]
+        if wrong:
+            raise ValueError(f"tasks must hold labels in [0, {len(self.labels)}), got {wrong}")
+
+    def model(
+        self, seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+    ) -> ImageModel:
+        """A model with fresh weights drawn from ``seed``."""
+        net = self.network.build(self.shape, len(self.labels) + 1, seed).to(device)
+        return ImageModel(net, self.diffusion, self.shape, len(self.labels), self.guidance, device, precision, compile)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON document with the format's version."""
+        return {"format": FORMAT, "type": TYPE, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Any) -> GeneratorSpec:
+        """The spec saved as ``document``."""
+        if not isinstance(document, dict) or (document.get("format"), document.get("type")) != (FORMAT, TYPE):
+            came = (document.get("format"), document.get("type")) if isinstance(document, dict) else document
+            raise ValueError(f"format and type must be {FORMAT} and {TYPE}, got {came!r}")
+        missing = {field.name for field in dataclasses.fields(cls)} - set(document)
+        if missing:
+            raise ValueError(f"it must have {', '.join(sorted(missing))}, got none")
+        network = {**document["network"]}
+        for key in ("channels", "attention_at"):
+            network[key] = tuple(network[key])
+        return cls(
+            labels=tuple(document["labels"]),
+            tasks=tuple(tuple(task) for task in document["tasks"]),
+            shape=tuple(document["shape"]),
+            network=ImageNetwork(**network),
+            diffusion=Diffusion(**document["diffusion"]),
+            guidance=Guidance(**document["guidance"]),
+        )
+
+
+class Generator:
+    """Makes images of given labels.
+
+    Args:
+        spec: how it is built.
+        model: the model, on the device to run on.
+        params: weights.
+    """
+
+    def __init__(self, spec: GeneratorSpec, model: ImageModel, params: Params) -> None:
+        self.spec, self.model, self.params = spec, model, params
+        self.device = next(iter(params.values())).device
+
+    def sample(self, labels: Tensor, seed: int = 0, chunk_size: int = 256) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1], on the CPU, for labels (N,); the same labels and seed give the same images.
+
+        Raises:
+            ValueError: a label that the generator does not know.
+        """
+        known = len(self.spec.labels)
+        if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= known:
+            raise ValueError(f"labels must be (N,) in [0, {known}), got {labels.flatten()[:8].tolist()}")
+        rng = torch.Generator(self.device).manual_seed(derive_seed("images", seed))
+        pieces = labels.to(self.device).split(chunk_size)
+        with torch.no_grad():
+            made = [self.model.generate(self.params, {"label": piece}, rng)["x"] for piece in pieces]
+        return self.model.planes(torch.cat(made)).clamp(-1, 1).cpu()
+
+    def sample_task(self, task: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """``count`` images of a task and their labels (count,), as equally many of each label as ``count`` allows."""
+        own = torch.tensor(self.spec.tasks[task])
+        labels = own[torch.arange(count) * len(own) // count]
+        return self.sample(labels, derive_seed(seed, "task", task)), labels
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``model.safetensors`` and, last, ``config.json`` into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / "model.safetensors", self.params)
+        write_json(folder / "config.json", self.spec.to_json())
+
+
+def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Generator:
+    """The generator saved in ``folder``, such as ``runs/NAME/checkpoints/03``.
+
+    Raises:
+        FileError: a file is missing or can't be read.
+        ValueError: a file is damaged or does not fit the other; the message names it.
+    """
+    folder = Path(folder)
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    document = read_json(config)
+    try:
+        spec = GeneratorSpec.from_json(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config} must be a generator's configuration, got one with a fault: {error}") from None
+    params, _ = read_safetensors(weights)
+    model = spec.model(device=device)
+    expected = {name: tensor.shape for name, tensor in model.net.named_parameters()}
+    if {name: tensor.shape for name, tensor in params.items()} != expected:
+        raise ValueError(f"{weights} must fit the network of {config}, got other names or shapes")
+    return Generator(spec, model, {name: params[name].to(device) for name in expected})
