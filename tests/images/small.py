@@ -9,9 +9,10 @@ from trcl_policy.images.model import Guidance, ImageNetwork
 from trcl_policy.images.settings import ImageData, ImagesConfig, ImageSplit
 from trcl_policy.images.tasks import make_tasks
 
-NETWORK = ImageNetwork(channels=(8, 16), attention_at=(1,))
+NETWORK = ImageNetwork(channels=(8, 16), attention_at=(1,))  # 38,000 weights
 DIFFUSION = Diffusion(num_train_timesteps=20, replay_steps=3, acting_steps=1, clip_range=1.0)
 SHAPE = (1, 8, 8)
+UNGUIDED = Guidance()
 
 
 def generator(seed=0):
@@ -34,7 +35,7 @@ def blob_tasks(condition="class", per_class=12, num_classes=4):
     return make_tasks(blobs(per_class, num_classes), config)
 
 
-def spec(num_labels=4, tasks=((0, 1), (2, 3)), guidance=Guidance(), **diffusion):
+def spec(num_labels=4, tasks=((0, 1), (2, 3)), guidance=UNGUIDED, **diffusion):
     made = Diffusion(**{**vars(DIFFUSION), **diffusion})
     return GeneratorSpec(tuple("abcdefgh"[:num_labels]), tasks, SHAPE, NETWORK, made, guidance)
 

@@ -59,7 +59,7 @@ class ImageSplit:
         num_tasks: tasks of equally many classes, in the order of the classes; not used with ``classes`` or ``file``.
         num_classes: classes used, the first ones of the order; 0 uses all.
         order_seed: permutes ALL classes before they are divided; null keeps the data's order.
-        classes: the classes of every task, by name or number.
+        classes: the classes of every task, by name, or by place from 0 where no class has that name.
         file: YAML file with such a list, or with one under ``tasks``.
     """
 

@@ -117,11 +117,12 @@ def listed(names: Sequence[str], lists: Sequence[Sequence[str | int]]) -> tuple[
 
 
 def _class_index(names: Sequence[str], name: str | int) -> int:
+    """A number is first of all a name: YAML reads the class 7 as one."""
+    if str(name) in names:
+        return names.index(str(name))
     if isinstance(name, int) and 0 <= name < len(names):
         return name
-    if name not in names:
-        raise ValueError(f"classes must be among {', '.join(_short(names, 12))}, got {name!r}")
-    return names.index(str(name))
+    raise ValueError(f"classes must be among {', '.join(_short(names, 12))}, got {name!r}")
 
 
 def _read_classes(path: Path) -> Sequence[Sequence[str | int]]:
