@@ -37,8 +37,8 @@ def test_rows_are_tasks_and_columns_are_moments():
     assert found[0][1] < found[64][1] == found[128][1]
     assert found[128][0] - found[0][0] == 40 + 10
     empty = np.argwhere((picture == EMPTY).all(-1))
-    assert empty[:, 0].mean() == found[128][0]
-    assert empty[:, 1].mean() == found[0][1]
+    assert empty[:, 0].mean() == pytest.approx(found[128][0], abs=1)  # letters have single such pixels
+    assert empty[:, 1].mean() == pytest.approx(found[0][1], abs=1)
 
 
 def test_panels_stand_side_by_side_under_their_titles(tmp_path):
