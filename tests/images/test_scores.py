@@ -32,6 +32,7 @@ def test_the_classifier_learns_is_cached_and_frozen(tmp_path, monkeypatch):
     first = classifier(SETTINGS, tasks.train, tasks.held_out, tmp_path)
     assert first.accuracy > 0.95
     assert [path.stem for path in tmp_path.iterdir()] == [first.fingerprint]
+    torch.testing.assert_close(first.features(tasks.train.images).std(0), torch.ones(4).double(), rtol=1e-5, atol=0)
     monkeypatch.setattr(classifiers, "_train", None)  # would be called
     again = classifier(SETTINGS, tasks.train, tasks.held_out, tmp_path)
     images = tasks.held_out.images

@@ -16,7 +16,7 @@ from trcl_policy.continual.streams import derive_seed
 from trcl_policy.files import read_safetensors, write_safetensors
 from trcl_policy.images.labelled import Labelled
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
 RATE = 2e-3
 SHIFT = 8
@@ -47,7 +47,12 @@ class ClassifierSettings:
 
 
 class Network(nn.Module):
-    """Convolutions, halving the image down to about 4 x 4, then features (B, D), then class scores."""
+    """Convolutions, halving the image down to about 4 x 4, then features (B, D), then class scores.
+
+    ``spread`` (D,) is the features' standard deviation over the training images.
+    """
+
+    spread: Tensor
 
     def __init__(self, settings: ClassifierSettings) -> None:
         super().__init__()
@@ -61,6 +66,7 @@ class Network(nn.Module):
             before, width, size = width, min(2 * width, 8 * settings.width), size // 2
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size * size, settings.features))
         self.head = nn.Linear(settings.features, settings.num_classes)
+        self.register_buffer("spread", torch.ones(settings.features))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> class scores (B, K)."""
@@ -82,9 +88,13 @@ class Classifier:
     fingerprint: str
 
     def features(self, images: Tensor) -> Tensor:
-        """Features (N, D), float64, of images (N, C, H, W) in [-1, 1]."""
+        """Features (N, D), float64, of images (N, C, H, W) in [-1, 1], in units of their spread over training images.
+
+        Without the units, distances would follow the arbitrary size of the network's last weights.
+        """
         with torch.no_grad():
-            return torch.cat([self.network.body(piece) for piece in images.split(1024)]).double()
+            found = torch.cat([self.network.body(piece) for piece in images.split(1024)])
+            return found.double() / self.network.spread.double()
 
     def classes(self, images: Tensor) -> Tensor:
         """The most likely class (N,) of every image."""
@@ -110,6 +120,7 @@ def classifier(settings: ClassifierSettings, train: Labelled, held_out: Labelled
         network = Network(settings)
     if not path.is_file():
         _train(network, settings, train)
+        network.spread.copy_(Classifier(network, 0.0, mark).features(train.images).std(0))
         right = Classifier(network, 0.0, mark).classes(held_out.images) == held_out.labels
         accuracy = float(right.double().mean())
         write_safetensors(path, dict(network.state_dict()), {"accuracy": repr(accuracy), "settings": mark})
