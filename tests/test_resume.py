@@ -30,7 +30,7 @@ MOMENTS = {
     "while judging replay": ("trcl_policy.replay_log:judge", 3),
     "between judging replay and saving the state": ("trcl_policy.gauge:Gauge._spend", 11),
     "inside an evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 13),
-    "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_episodes", 8),
+    "after one task of an evaluation": ("trcl_policy.run:RunFolder.append_records", 8),
     "inside the last evaluation": ("trcl_policy.rollout.evaluate:fingerprint", 29),
     "before the metrics": ("trcl_policy.folder:RunFolder.write_metrics", 2),
     "between weights and configuration of a checkpoint": ("trcl_policy.policy.controller:write_json", 2),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,84 +19,27 @@ from trcl_policy.continual.methods import METHODS, Options
 from trcl_policy.continual.optimizer import Training
 from trcl_policy.continual.parts import LOOKS_AHEAD
 from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.images.settings import ImagesConfig
 from trcl_policy.policy.trajectory import Network
 from trcl_policy.schema import ConfigError, build, copied, field_names, nearest, set_dotted
+from trcl_policy.settings import DataConfig, EvaluationConfig, PolicyConfig
 
-DOMAINS = ("policy",)
+__all__ = ["DataConfig", "EvaluationConfig", "MethodConfig", "PolicyConfig", "RunConfig", "load_config", "make_config"]
+
+DOMAINS = ("policy", "images")
+FOREIGN = {
+    "policy": ("images",),
+    "images": (
+        "tasks",
+        "data",
+        "policy",
+        "network",
+        *(f"evaluation.{n}" for n in ("episodes", "seed", "alone", "threads")),
+    ),
+}
+"""Settings that a domain has no use for."""
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where demonstrations come from.
-
-    Attributes:
-        store: episode store made by ``trcl collect``.
-        episodes: demonstrations used of each task.
-        held_out: of these, how many are never trained on and only serve for held-out losses.
-    """
-
-    store: str = "data/quick.zarr"
-    episodes: int = 50
-    held_out: int = 5
-
-    def __post_init__(self) -> None:
-        """Check what only the whole can tell."""
-        if not 0 <= self.held_out < self.episodes:
-            raise ValueError(f"held_out must be in [0, episodes = {self.episodes}), got {self.held_out}")
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Windows that the policy sees and acts in.
-
-    Attributes:
-        n_obs_steps: observations in the history.
-        horizon: predicted actions.
-        n_action_steps: executed actions before the policy looks again.
-        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all.
-        policy_fraction: share of training samples that train the policy; the rest trains the generator.
-        min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
-    """
-
-    n_obs_steps: int = 1
-    horizon: int = 8
-    n_action_steps: int = 4
-    observation_indices: str = "0:18,36:39"
-    policy_fraction: float = 0.5
-    min_range: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Check every value once."""
-        for name in ("n_obs_steps", "horizon", "n_action_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.n_action_steps > self.horizon:
-            raise ValueError(f"n_action_steps must be <= horizon = {self.horizon}, got {self.n_action_steps}")
-        if not 0 <= self.policy_fraction <= 1:
-            raise ValueError(f"policy_fraction must be in [0, 1], got {self.policy_fraction}")
-        if not self.min_range > 0:
-            raise ValueError(f"min_range must be > 0, got {self.min_range}")
-        self.indices(10**6)
-
-    def indices(self, size: int) -> tuple[int, ...]:
-        """The chosen entries of an observation of ``size`` numbers."""
-        if not self.observation_indices:
-            return tuple(range(size))
-        chosen: list[int] = []
-        for piece in self.observation_indices.split(","):
-            try:
-                ends = [int(end) for end in piece.split(":")]
-                chosen += range(*ends) if len(ends) == 2 else [ends[0]] if len(ends) == 1 else [-1]
-            except ValueError:
-                chosen.append(-1)
-        if not chosen or min(chosen) < 0 or max(chosen) >= size or len(set(chosen)) != len(chosen):
-            raise ValueError(
-                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', "
-                f"got {self.observation_indices!r}"
-            )
-        return tuple(chosen)
 
 
 @dataclass(frozen=True)
@@ -119,65 +62,14 @@ class MethodConfig(Options):
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """Rollouts that measure retention after every task.
-
-    Attributes:
-        episodes: rollouts of every task seen.
-        seed: seed of the first start state; episode n uses seed + n. Keep it away from the seeds of demonstrations.
-        at_steps: updates within a task at which the older tasks and the one being learned are rolled out too and their
-            held-out losses taken, for re-convergence and transfer. A list, where 0 is the new task before its first
-            update, or a text of pieces joined by commas: ``dense`` (0, 2, 5, 10, 20, 50, 100, ...), ``every 100`` (0,
-            100, 200, ...) and numbers.
-        alone: a finished run of the method ``alone`` on the same tasks and updates, for forward transfer.
-        threads: physics threads.
-    """
-
-    episodes: int = 25
-    seed: int = 1_000_000
-    at_steps: str | tuple[int, ...] = ()
-    alone: str | None = None
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        """Check every value once."""
-        for name in ("episodes", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if not isinstance(self.at_steps, str) and any(step < 0 for step in self.at_steps):
-            raise ValueError(f"at_steps must be >= 0, got {list(self.at_steps)}")
-        self.updates(1)
-
-    def updates(self, steps: int) -> tuple[int, ...]:
-        """The updates that ``at_steps`` means where a task gets ``steps`` of them, rising."""
-        if not isinstance(self.at_steps, str):
-            return tuple(sorted(set(self.at_steps)))
-        return tuple(sorted({step for piece in self.at_steps.split(",") for step in _spelled(piece.strip(), steps)}))
-
-
-def _spelled(piece: str, steps: int) -> Sequence[int]:
-    """The updates below ``steps`` of one piece of ``at_steps``; a bare number is taken as it is."""
-    word, _, number = piece.partition(" ")
-    if piece == "dense":
-        grid = (digit * 10**power for power in range(len(str(steps))) for digit in (2, 5, 10))
-        return [0, *(step for step in grid if step < steps)]
-    if word == "every" and number.strip().isdecimal() and int(number) > 0:
-        return range(0, steps, int(number))
-    if piece.isdecimal():
-        return [int(piece)]
-    raise ValueError(f"at_steps must be a list or made of 'dense', 'every 100' and numbers, got {piece!r}")
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """One run: a sequence of tasks, a method, and how it is measured.
 
     Attributes:
-        domain: what is learned: ``policy``.
+        domain: what is learned: a ``policy`` or ``images``. Settings of the other one must be left out: ``images`` uses
+            ``images`` alone of ``data``, ``policy``, ``network`` and ``images``, and of ``evaluation`` ``at_steps``.
         tasks: a sequence (``quick``, ``cw10``, ``random20:7``; ``trcl tasks`` lists them), a YAML file with a list,
-            or a list of task names.
+            or a list of task names; for ``images``, what the source ``scenes`` renders.
         seed: seed of everything random in learning.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16`` (autocast).
@@ -203,6 +95,7 @@ class RunConfig:
     training: Training = field(default_factory=Training)
     method: MethodConfig = field(default_factory=MethodConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
 
     def __post_init__(self) -> None:
         """Check every value once."""
@@ -212,6 +105,7 @@ class RunConfig:
                 raise ValueError(
                     f"{name} must be one of {', '.join(accepted)}{nearest(value, accepted)}, got {value!r}"
                 )
+        _check_domain(self)
         for name in ("threads", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -225,6 +119,39 @@ class RunConfig:
             raise ValueError(
                 f"evaluation.at_steps must be < training.steps = {self.training.steps}, got {list(at_steps)}"
             )
+
+
+def _check_domain(config: RunConfig) -> None:
+    """Check that the method fits the domain, and that nothing is set that the domain has no use for."""
+    recipe = METHODS[config.method.name]
+    if config.domain == "images" and (recipe.guided or recipe.replay == "rehearsed"):
+        why = "an image is no sequence to be guided along" if recipe.guided else "images can't be rolled out"
+        raise ValueError(f"method.name must be one that images can be learned with, got {config.method.name}: {why}")
+    is_rendered = config.domain == "images" and config.images.data.source == "scenes"
+    for key in FOREIGN[config.domain]:
+        group, _, name = key.partition(".")
+        value, default = getattr(config, group), _default(RunConfig, group)
+        found = _difference(key, *((getattr(value, name), getattr(default, name)) if name else (value, default)))
+        if found is not None and not (key == "tasks" and is_rendered):
+            raise ValueError(f"{found[0]} must be left out with domain {config.domain}, got {found[1]!r}")
+
+
+def _default(cls: Any, name: str) -> Any:
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _difference(name: str, value: Any, default: Any) -> tuple[str, Any] | None:
+    """Dotted name and value of the first setting that is not its default; None where all are."""
+    if value == default:
+        return None
+    if not dataclasses.is_dataclass(value):
+        return name, value
+    inner = (
+        _difference(f"{name}.{f.name}", getattr(value, f.name), getattr(default, f.name))
+        for f in dataclasses.fields(value)
+    )
+    return next(found for found in inner if found is not None)
 
 
 def load_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -282,11 +209,16 @@ def config_names() -> list[str]:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The configuration as YAML; feeding it back gives the same run."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+    """The configuration as YAML, without groups that its domain has no use for; feeding it back gives the same run."""
+    groups = {name: value for name, value in dataclasses.asdict(config).items() if not _is_unused(config, name)}
+    return yaml.safe_dump(_plain(groups), sort_keys=False)
+
+
+def _is_unused(config: RunConfig, name: str) -> bool:
+    return name in FOREIGN[config.domain] and dataclasses.is_dataclass(getattr(config, name))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

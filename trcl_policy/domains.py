@@ -1,239 +1,144 @@
-"""What a run learns: tasks, a model and a way to measure it, built from a configuration.
-
-This is the top of the house, the one place where concrete simulators are named.
-"""
+"""What a run can learn: the table of domains, and what a domain must be able to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from trcl_envs.catalog import make_env, resolve_sequence, task_info
-from trcl_envs.interface import BatchedEnv
-from trcl_policy.config import DEVICES, RunConfig
-from trcl_policy.continual.methods import METHODS
-from trcl_policy.continual.params import Layout, Params
-from trcl_policy.continual.streams import derive_seed
-from trcl_policy.continual.tasks import Task, TaskSequence, draw
-from trcl_policy.data.store import EpisodeStore
-from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
-from trcl_policy.policy.normalizer import Normalizer
-from trcl_policy.policy.windows import Shape, Windows
-from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
-from trcl_policy.rollout.rehearse import rehearse
-from trcl_policy.schema import ConfigError, nearest
+from trcl_policy.config import RunConfig
+from trcl_policy.continual.metrics import Curve
+from trcl_policy.continual.model import GradedModel
+from trcl_policy.continual.params import Params
+from trcl_policy.continual.tasks import TaskSequence
+from trcl_policy.image_domain import ImageDomain
+from trcl_policy.policy_domain import PolicyDomain
 
-MOMENTS = 64
-"""Moments of an episode that a guided generator is asked for, evenly spread."""
+__all__ = ["DOMAINS", "Agent", "Domain", "ImageDomain", "Measured", "PolicyDomain"]
 
 
-class PolicyDomain:
-    """Diffusion policies on a sequence of simulated tasks.
+class Agent(Protocol):
+    """What a checkpoint holds: a policy, an image generator."""
 
-    Args:
-        config: the run's configuration; its data set is read at once, so that all that is wrong shows before training.
+    @property
+    def params(self) -> Params:
+        """Its weights."""
+        ...
 
-    Raises:
-        ConfigError: the tasks, the data set and the policy's windows do not fit each other.
+    @property
+    def owner(self) -> Tensor | None:
+        """The visit that each weight belongs to, flat (P,); None where all tasks share all."""
+        ...
+
+    def params_of(self, task: int) -> Params:
+        """The weights that the task with this index in ``Domain.distinct`` uses."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, ``config.json`` last."""
+        ...
+
+
+class Measured(Protocol):
+    """One measurement of one task."""
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """Its line of the domain's ``record_file``, with ``task`` and ``seed``."""
+        ...
+
+
+A = TypeVar("A", bound=Agent)
+
+
+class Domain(Protocol[A]):
+    """Tasks, a model and a way to measure it, built from a configuration.
+
+    Attributes:
+        data_key: the setting that names the data.
+        record_file: the file of a run directory that has a line for every measurement.
     """
 
-    score = "success"
+    data_key: str
+    record_file: str
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.device = resolve_device(config.device)
-        try:
-            self.sequence = resolve_sequence(config.tasks)
-        except ValueError as error:
-            raise ConfigError(f"tasks: {error}") from None
-        self.distinct = tuple(dict.fromkeys(self.sequence))
-        self.names = _unique(self.sequence)
-        self._envs: dict[str, BatchedEnv] = {}
-        self._store = _open_store(config, self.distinct)
-        self.is_guided = METHODS[config.method.name].guided
-        self.spec = self._make_spec()
-        self.normalizer = Normalizer.empty(
-            {"observation": self.spec.shape.observation_dim, "action": self.spec.shape.action_dim}, len(self.distinct)
-        )
-        by_name = {name: self._load(index, name) for index, name in enumerate(self.distinct)}
-        self.tasks = TaskSequence(
-            tuple(
-                Task(unique, *by_name[name], partial(self._rehearse, name))
-                for unique, name in zip(self.names, self.sequence, strict=True)
-            )
-        )
-        self.model = self.spec.model(derive_seed(config.seed, "network"), self.device, config.precision, config.compile)
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        ...
 
-    def _make_spec(self) -> PolicySpec:
-        infos = [task_info(name) for name in self.distinct]
-        sizes = {(info.observation_dim, info.action_dim) for info in infos}
-        if len(sizes) > 1:
-            raise ConfigError(f"tasks must share one observation and action size, got {sorted(sizes)}")
-        windows = self.config.policy
-        try:
-            indices = windows.indices(infos[0].observation_dim)
-        except ValueError as error:
-            raise ConfigError(f"policy.{error}") from None
-        return PolicySpec(
-            tasks=self.distinct,
-            shape=Shape(len(indices), infos[0].action_dim, windows.n_obs_steps, windows.horizon, self.is_guided),
-            observation_indices=indices,
-            n_action_steps=windows.n_action_steps,
-            network=self.config.network,
-            diffusion=self.config.diffusion,
-            policy_fraction=windows.policy_fraction,
-        )
+    @property
+    def model(self) -> GradedModel:
+        """The model, for the core."""
+        ...
 
-    def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
-        """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
-        arrays = self._store.arrays(name)
-        ends = arrays["episode_ends"][: self.config.data.episodes]
-        parts = {
-            "observation": torch.from_numpy(
-                arrays["observation.state"][: ends[-1], list(self.spec.observation_indices)]
-            ),
-            "action": torch.from_numpy(arrays["action"][: ends[-1]]),
-        }
-        parts = {part: value.float().to(self.device) for part, value in parts.items()}
-        kept = len(ends) - self.config.data.held_out
-        split = int(ends[kept - 1])
-        seen = {part: value[:split].cpu() for part, value in parts.items()}
-        self.normalizer = self.normalizer.fitted(index, seen, self.config.policy.min_range)
-        scaled = {part: self.normalizer.normalize(part, value, index) for part, value in parts.items()}
-        shape = self.spec.shape
-        train = Windows({part: value[:split] for part, value in scaled.items()}, ends[:kept], index, shape)
-        rest = {part: value[split:] for part, value in scaled.items()}
-        held_out = Windows(rest, ends[kept:] - split, index, shape) if kept < len(ends) else None
-        return train, self._condition(index), held_out
+    @property
+    def tasks(self) -> TaskSequence:
+        """The tasks, for the core."""
+        ...
 
-    def _condition(self, index: int) -> dict[str, Tensor]:
-        """What a generator is told: the task and, where it is guided, moments evenly over an episode."""
-        if not self.is_guided:
-            return {"task": torch.tensor([index], device=self.device)}
-        moments = torch.linspace(-1, 1, MOMENTS, device=self.device)[:, None]
-        return {"task": torch.full((MOMENTS,), index, device=self.device), "progress": moments}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every visit of a task, unique."""
+        ...
 
-    def _rehearse(self, name: str, params: Params, count: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """``count`` windows of what a policy with these weights meets on a task, drawn uniformly over its steps."""
-        policy, index = Policy(self.spec, self.model, params, self.normalizer), self.distinct.index(name)
-        chosen = list(self.spec.observation_indices)
-        met = rehearse(policy, self.env(name), count, partial(_seeds, rng))
-        raw = {"observation": met.observation[:, chosen], "action": met.action}
-        parts = {
-            part: self.normalizer.normalize(part, torch.from_numpy(value).to(self.device), index)
-            for part, value in raw.items()
-        }
-        windows = Windows(parts, met.episode_ends, index, self.spec.shape)
-        return dict(draw(windows, count, rng))
+    @property
+    def sequence(self) -> tuple[str, ...]:
+        """The task of every visit."""
+        ...
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """Every task once."""
+        ...
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Seeds of every measurement of a run."""
+        ...
 
     def params(self) -> dict[str, Tensor]:
-        """The first weights, drawn from the run's seed."""
-        return {name: tensor.detach() for name, tensor in self.model.net.named_parameters()}
+        """The first weights."""
+        ...
 
-    def agent(self, params: Params, num_learned: int, owner: Tensor | None = None) -> Policy:
-        """The policy with ``params`` after ``num_learned`` tasks of the sequence; later tasks have no ranges in it.
+    def agent(self, params: Params, num_learned: int, owner: Tensor | None = None) -> A:
+        """What these weights are after ``num_learned`` tasks; ``owner`` (P,) where tasks have weights of their own."""
+        ...
 
-        Where tasks have weights of their own, ``owner`` (P,) names each weight's.
-        """
-        learned = {self.distinct.index(name) for name in self.sequence[:num_learned]}
-        low = {part: leaf.clone() for part, leaf in self.normalizer.low.items()}
-        high = {part: leaf.clone() for part, leaf in self.normalizer.high.items()}
-        for index in set(range(len(self.distinct))) - learned:
-            for ends in (*low.values(), *high.values()):
-                ends[index] = float("nan")
-        ownership = None if owner is None else self._ownership(params, num_learned, owner)
-        return Policy(self.spec, self.model, params, Normalizer(low, high), ownership)
+    def load(self, folder: Path) -> A:
+        """What a checkpoint holds."""
+        ...
 
-    def _ownership(self, params: Params, num_learned: int, owner: Tensor) -> Ownership:
-        visits = torch.full((len(self.distinct),), -1)
-        for place, name in enumerate(self.sequence[:num_learned]):
-            visits[self.distinct.index(name)] = place
-        return Ownership(Layout.of(params).unflatten(owner.clone()), visits)
+    def measure(self, agent: A, name: str, seeds: Sequence[int]) -> Sequence[Measured]:
+        """One measurement of a task for every seed."""
+        ...
 
-    def load(self, folder: Path) -> Policy:
-        """The policy of a checkpoint."""
-        return load_policy(folder, self.device)
+    def illustrate(self, agent: A, number: int, folder: Path) -> None:
+        """Keep in the run directory what the report shows of a checkpoint, unless it is there."""
+        ...
 
-    def measure(self, agent: Policy, name: str, seeds: Sequence[int]) -> list[Episode]:
-        """Roll a policy out on one task."""
-        return evaluate(agent, self.env(name), seeds)
+    def retention(self, records: Iterable[Mapping[str, Any]], alone: Sequence[Curve] | None) -> dict[str, Any]:
+        """Scores and summaries, for ``metrics.json``, out of the lines of ``record_file``."""
+        ...
 
-    def env(self, name: str) -> BatchedEnv:
-        """The simulation of a task, made on first use and kept."""
-        if name not in self._envs:
-            worlds = min(BLOCK, self.config.evaluation.episodes)
-            self._envs[name] = make_env(name, worlds, self.config.evaluation.threads)
-        return self._envs[name]
+    def resolve(self, task: str) -> str:
+        """The full name of a task that was named in short."""
+        ...
 
     def provenance(self) -> dict[str, Any]:
-        """Facts about data and simulation that results depend on."""
-        import mujoco
-
-        return {
-            "mujoco": mujoco.__version__,
-            "device": str(self.device),
-            "data": {
-                "store": self.config.data.store,
-                "fingerprint": self._store.fingerprint(),
-                "collected_with": self._store.provenance,
-            },
-            "num_parameters": sum(tensor.numel() for tensor in self.model.net.parameters()),
-        }
+        """Facts that results depend on; ``data`` has a ``fingerprint``."""
+        ...
 
     def close(self) -> None:
-        """Release the simulations."""
-        for env in self._envs.values():
-            env.close()
-        self._envs = {}
+        """Release what is open."""
+        ...
 
 
-DOMAINS: dict[str, Callable[[RunConfig], PolicyDomain]] = {"policy": PolicyDomain}
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ConfigError: another name, or CUDA is asked for and not there.
-    """
-    if name not in DEVICES:
-        raise ConfigError(f"device must be one of {', '.join(DEVICES)}{nearest(name, DEVICES)}, got {name}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device must be one this machine has (cpu), got cuda; `trcl doctor` says what is missing")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _seeds(rng: torch.Generator, count: int) -> list[int]:
-    return torch.randint(2**31, (count,), generator=rng, device=rng.device).tolist()
-
-
-def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the visits: the second visit of a task is called ``name#2``."""
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return tuple(unique)
-
-
-def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:
-    path, wanted = config.data.store, config.data.episodes
-    remedy = f"make it with: trcl collect --tasks {_spell(config.tasks)} --episodes {wanted} --out {path}"
-    if not Path(path).exists():
-        raise ConfigError(f"data.store must be an episode store, got {path}, which does not exist; {remedy}")
-    store = EpisodeStore.open(path)
-    for task in tasks:
-        held = store.num_episodes(task) if task in store.task_names else 0
-        if held < wanted:
-            raise ConfigError(f"data.store must hold {wanted} episodes of {task}, got {held} in {path}; {remedy}")
-    return store
-
-
-def _spell(tasks: str | Sequence[str]) -> str:
-    return tasks if isinstance(tasks, str) else ",".join(tasks)
+DOMAINS: dict[str, Callable[[RunConfig], Domain[Any]]] = {"policy": PolicyDomain, "images": ImageDomain}

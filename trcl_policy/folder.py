@@ -30,7 +30,18 @@ from trcl_policy.files import (
 from trcl_policy.rollout.retention import learning_curves
 from trcl_policy.schema import ConfigError
 
-PACKAGES = ("trcl-policy", "torch", "mujoco", "metaworld", "gymnasium", "diffusers", "zarr", "numpy", "robomimic")
+PACKAGES = (
+    "trcl-policy",
+    "torch",
+    "mujoco",
+    "metaworld",
+    "gymnasium",
+    "diffusers",
+    "zarr",
+    "numpy",
+    "robomimic",
+    "scikit-learn",
+)
 
 
 class RunFolder:
@@ -160,14 +171,18 @@ class RunFolder:
         path = self.path / "log.jsonl"
         return read_jsonl(path) if path.exists() else []
 
-    def episodes(self, repair: bool = False) -> list[dict[str, Any]]:
-        """Lines of ``episodes.jsonl``; a line torn by a crash is left out, and removed with ``repair``."""
-        path = self.path / "episodes.jsonl"
+    def records(self, name: str, repair: bool = False) -> list[dict[str, Any]]:
+        """Lines of the file ``name``; a line torn by a crash is left out, and removed with ``repair``."""
+        path = self.path / name
         return read_jsonl(path, repair=repair) if path.exists() else []
 
-    def append_episodes(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines to ``episodes.jsonl``."""
-        append_jsonl(self.path / "episodes.jsonl", records)
+    def append_records(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to the file ``name``."""
+        append_jsonl(self.path / name, records)
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Lines of ``episodes.jsonl``."""
+        return self.records("episodes.jsonl")
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace ``metrics.json``."""

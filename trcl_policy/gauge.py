@@ -1,9 +1,10 @@
-"""What a run measures on the way: rollouts, held-out losses, replayed samples and what all of it costs."""
+"""What a run measures on the way: scores, held-out losses, replayed samples and what all of it costs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -12,12 +13,11 @@ from trcl_policy.continual.learner import Method
 from trcl_policy.continual.params import Params
 from trcl_policy.continual.probes import held_out_loss
 from trcl_policy.continual.snapshot import Snapshot
-from trcl_policy.domains import PolicyDomain
+from trcl_policy.domains import Agent, Domain
 from trcl_policy.folder import RunFolder, alone_curves
-from trcl_policy.policy.controller import Policy
 from trcl_policy.replay_log import log_replay
 from trcl_policy.rollout.relearning import loss_retention
-from trcl_policy.rollout.retention import cells, retention, task_of
+from trcl_policy.rollout.retention import Cell, task_of
 
 
 class Gauge:
@@ -28,11 +28,11 @@ class Gauge:
         folder: the run directory.
         domain: what is learned.
         method: what the run learns with.
-        check: called between two rollouts of tasks; raises where the run is to stop.
+        check: called between two measurements of tasks; raises where the run is to stop.
     """
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, domain: PolicyDomain, method: Method, check: Callable[[], None]
+        self, config: RunConfig, folder: RunFolder, domain: Domain[Any], method: Method, check: Callable[[], None]
     ) -> None:
         self.config, self.folder, self.domain, self.method, self.check = config, folder, domain, method, check
         self.names = domain.names
@@ -61,8 +61,8 @@ class Gauge:
         """Whether ``at_steps`` asks for this moment inside a task; a joint run has none to be inside of."""
         return snapshot.kind == "step" and snapshot.position.step in self.at_steps and not self.method.joint
 
-    def measure(self, agent: Policy, number: int, step: int | None) -> None:
-        """Roll out every task seen, the one being learned included, except for episodes that are on record already.
+    def measure(self, agent: Agent, number: int, step: int | None) -> None:
+        """Measure every task seen, the one being learned included, except for what is on record already.
 
         At step 0 this is the new task alone: the others stand as the task before left them. A method that learns each
         task alone has no others at all.
@@ -70,37 +70,41 @@ class Gauge:
         The last save stands before these measurements, so that a stop between two tasks loses nothing.
         """
         started = time.monotonic()
-        done = cells(self.folder.episodes())
-        first, count = self.config.evaluation.seed, self.config.evaluation.episodes
+        done, seeds = _seeds_of(self.folder.records(self.domain.record_file)), self.domain.seeds
+        if step is None:
+            self.domain.illustrate(agent, number, self.folder.path)
         total = self.config.training.steps * (len(self.names) if self.method.joint else 1)
         update = total if step is None else step
         learned = number + 1
         for task in dict.fromkeys(
             task_of(name) for name in self.names[number * (step == 0 or self.method.alone) : learned]
         ):
-            there = done.get((number, step, task), {})
-            if all(seed in there for seed in range(first, first + count)):
+            there = done.get((number, step, task), set())
+            if there.issuperset(seeds):
                 continue
             self.check()
             self.has_measured = True
-            episodes = self.domain.measure(agent, task, range(first, first + count))
-            self.folder.append_episodes(
-                {"checkpoint": number, "step": step, "update": update, **episode.record()}
-                for episode in episodes
-                if episode.seed not in there
+            measured = self.domain.measure(agent, task, seeds)
+            self.folder.append_records(
+                self.domain.record_file,
+                (
+                    {"checkpoint": number, "step": step, "update": update, **one.record()}
+                    for one in measured
+                    if one.seed not in there
+                ),
             )
             self._spend("evaluation", time.monotonic() - started)
             started = time.monotonic()
 
     def measure_before(self, params: Params, number: int, owner: torch.Tensor | None) -> None:
-        """Roll out task ``number`` before its first update, where ``at_steps`` asks for that."""
+        """Measure task ``number`` before its first update, where ``at_steps`` asks for that."""
         if 0 in self.at_steps and not self.method.joint and number < len(self.names):
             start = self.domain.params() if self.method.alone else params
             self.measure(self.domain.agent(start, number + 1, owner), number, 0)
 
     def write_metrics(self) -> None:
         """Renew ``metrics.json`` from all that is on record."""
-        measured = retention(self.folder.episodes(), self.names, self.alone)
+        measured = self.domain.retention(self.folder.records(self.domain.record_file), self.alone)
         losses = loss_retention(self.folder.log(), self.names)
         self.folder.write_metrics({"method": self.config.method.name, **measured, **losses, "cost": self.cost})
 
@@ -131,3 +135,12 @@ class Gauge:
         row, tasks = metrics["scores"][number], metrics["tasks"]
         shown = ", ".join(f"{task_of(n)} {s:.2f}" for n, s in zip(tasks, row, strict=True) if s is not None)
         return f"{self.config.method.name}: after task {number + 1} of {len(tasks)}: {shown}"
+
+
+def _seeds_of(records: Iterable[Mapping[str, Any]]) -> dict[Cell, set[int]]:
+    """Seeds on record for every (checkpoint, step, task)."""
+    found: dict[Cell, set[int]] = {}
+    for record in records:
+        cell = (int(record["checkpoint"]), record.get("step"), str(record["task"]))
+        found.setdefault(cell, set()).add(int(record["seed"]))
+    return found

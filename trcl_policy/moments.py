@@ -72,6 +72,8 @@ def film(
         SimulationError: this machine can't draw.
     """
     config = folder.config()
+    if config.domain != "policy":
+        raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {config.domain}")
     chosen = _moments(moments)
     sequence = load_policy(folder.checkpoint()).spec.tasks
     task = sequence[0] if task is None else resolve_task(task)
@@ -138,11 +140,12 @@ def _learned_at(folder: RunFolder, task: str) -> int:
 def _recovered(folder: RunFolder, task: str, steps: int) -> Policy:
     if steps < 1:
         raise ConfigError(f"recovery_steps must be >= 1, got {steps}")
-    domain, policy = open_run(folder)
+    domain, _ = open_run(folder)
+    policy = load_policy(folder.checkpoint(), domain.device)
     rate = folder.config().training.learning_rate
     visit = domain.tasks[domain.sequence.index(task)]
     start = policy.params_of(domain.distinct.index(task))
-    probe = recover(domain.model, start, visit, steps, steps, seed=0, learning_rate=rate)
+    probe = recover(policy.model, start, visit, steps, steps, seed=0, learning_rate=rate)
     params = [snapshot.params for snapshot in probe][-1]
     return Policy(policy.spec, policy.model, params, policy.normalizer)
 

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from trcl_envs.catalog import resolve_task
 from trcl_policy.continual.params import Params
 from trcl_policy.continual.probes import held_out_loss, recover
 from trcl_policy.continual.recovery import dip
 from trcl_policy.continual.statistics import wilson_interval
 from trcl_policy.continual.tasks import Task
-from trcl_policy.domains import DOMAINS, PolicyDomain
+from trcl_policy.domains import DOMAINS, Agent, Domain
 from trcl_policy.folder import RunFolder
-from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.rollout.relearning import HELD, loss_retention, survival_document
 from trcl_policy.schema import ConfigError
 
@@ -63,6 +61,8 @@ class Probe:
 def recovery_curves(folder: RunFolder, tasks: str | None, probe: Probe) -> dict[str, Any]:
     """Probe recovery of old tasks from the newest checkpoint: success and held-out loss every few updates.
 
+    Where tasks have no success (images), held-out losses alone are probed.
+
     Returns:
         A document with ``tasks`` {name: {steps, success, intervals, reference, recovered_after, held_after, losses,
         loss_reference, loss_recovered_after, loss_held_after}}: references are from right after the task was learned,
@@ -71,13 +71,18 @@ def recovery_curves(folder: RunFolder, tasks: str | None, probe: Probe) -> dict[
         the ``survival`` of ``held_after`` pooled over tasks, {success, loss}, never counted as censored; and the
         ``probe``.
     """
-    domain, policy = open_run(folder)
+    kind = folder.config().domain
+    if kind != "policy" and probe.episodes:
+        raise ConfigError(
+            f"episodes must be 0 for {kind}, where held-out losses alone are probed, got {probe.episodes}"
+        )
+    domain, agent = open_run(folder)
     names = list(dict.fromkeys(domain.sequence[:-1])) if tasks is None else _chosen(domain, tasks)
     references = _References.of(folder, domain)
     curves: dict[str, Any] = {}
     with tqdm(total=len(names) * probe.steps, unit="step", disable=None) as bar:
         for name in names:
-            curves[name] = _curve(domain, policy, name, probe, references, bar)
+            curves[name] = _curve(domain, agent, name, probe, references, bar)
     domain.close()
     pooled = {
         "success": survival_document(_spells(curves, "success", "reference", "held_after")),
@@ -101,7 +106,7 @@ class _References:
     loss: Mapping[str, float | None]
 
     @classmethod
-    def of(cls, folder: RunFolder, domain: PolicyDomain) -> _References:
+    def of(cls, folder: RunFolder, domain: Domain[Any]) -> _References:
         scores = (folder.metrics() or {}).get("scores")
         losses = loss_retention(folder.log(), domain.names)["losses"]
         return cls(_diagonal(scores, domain.sequence), _diagonal(losses, domain.sequence))
@@ -119,12 +124,12 @@ def _diagonal(matrix: Sequence[Sequence[float | None]] | None, sequence: Sequenc
 
 
 def _curve(
-    domain: PolicyDomain, policy: Policy, name: str, probe: Probe, references: _References, bar: tqdm[Any]
+    domain: Domain[Any], agent: Agent, name: str, probe: Probe, references: _References, bar: tqdm[Any]
 ) -> dict[str, Any]:
     task = domain.tasks[domain.sequence.index(name)]
     wins: dict[int, int | None] = {}
     losses: dict[int, float | None] = {}
-    start = policy.params_of(domain.distinct.index(name))
+    start = agent.params_of(domain.distinct.index(name))
     wins[0], losses[0] = _measured(domain, start, task, name, probe)
     way = recover(domain.model, start, task, probe.steps, probe.every, probe.seed, probe.learning_rate)
     for snapshot in way:
@@ -152,14 +157,14 @@ def _curve(
 
 
 def _measured(
-    domain: PolicyDomain, params: Params, task: Task, name: str, probe: Probe
+    domain: Domain[Any], params: Params, task: Task, name: str, probe: Probe
 ) -> tuple[int | None, float | None]:
     """Successes (None without rollouts) and held-out loss (None without held-out samples)."""
     loss = held_out_loss(domain.model, params, task, LOSS_SEED)
     if probe.episodes == 0:
         return None, loss
     seeds, agent = range(probe.seed, probe.seed + probe.episodes), domain.agent(params, len(domain.sequence))
-    return sum(episode.success for episode in domain.measure(agent, name, seeds)), loss
+    return sum(bool(one.record()["success"]) for one in domain.measure(agent, name, seeds)), loss
 
 
 def _back(
@@ -182,16 +187,16 @@ def _spells(curves: Mapping[str, Any], values: str, reference: str, held: str) -
     return [(c["steps"][-1], False) if c[held] is None else (c[held], True) for c in known]
 
 
-def open_run(folder: RunFolder) -> tuple[PolicyDomain, Policy]:
-    """The domain of a run and the policy of its newest checkpoint."""
+def open_run(folder: RunFolder) -> tuple[Domain[Any], Agent]:
+    """The domain of a run and what its newest checkpoint holds."""
     config = folder.config()
     torch.set_num_threads(config.threads)
     domain = DOMAINS[config.domain](config)
-    return domain, load_policy(folder.checkpoint(), domain.device)
+    return domain, domain.load(folder.checkpoint())
 
 
-def _chosen(domain: PolicyDomain, tasks: str) -> list[str]:
-    names = [resolve_task(name.strip()) for name in tasks.split(",")]
+def _chosen(domain: Domain[Any], tasks: str) -> list[str]:
+    names = [domain.resolve(name.strip()) for name in tasks.split(",")]
     for name in names:
         if name not in domain.sequence:
             raise ConfigError(f"task must be one of the run's ({', '.join(domain.distinct)}), got {name}")

@@ -18,7 +18,7 @@ from trcl_policy.config import RunConfig
 from trcl_policy.continual.learner import Snapshot, learn
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.streams import Streams, derive_seed
-from trcl_policy.domains import DOMAINS, PolicyDomain
+from trcl_policy.domains import DOMAINS, Domain
 from trcl_policy.folder import RunFolder, now
 from trcl_policy.gauge import Gauge
 from trcl_policy.schema import ConfigError
@@ -59,7 +59,9 @@ def resume(path: Path | str) -> RunFolder:
     domain = DOMAINS[config.domain](config)
     before, after = folder.provenance().get("data"), domain.provenance()["data"]
     if before is not None and before["fingerprint"] != after["fingerprint"]:
-        raise ConfigError(f"data.store must be the one the run began with, got {config.data.store} with other contents")
+        raise ConfigError(
+            f"{domain.data_key} must be the one the run began with, got {after['store']} with other contents"
+        )
     trainer = _Trainer(config, folder, domain)
     state = trainer.catch_up()
     if folder.provenance()["ended"] is None:
@@ -69,7 +71,7 @@ def resume(path: Path | str) -> RunFolder:
 
 
 class _Trainer:
-    def __init__(self, config: RunConfig, folder: RunFolder, domain: PolicyDomain) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, domain: Domain[Any]) -> None:
         self.config, self.folder, self.domain = config, folder, domain
         self.method = METHODS[config.method.name].build(config.method)
         self.names = domain.names
@@ -115,7 +117,7 @@ class _Trainer:
         state = self.folder.load_state()
         task, step = (-1, 0) if state is None else self._position(state)
         self.folder.cut_log(task, step)
-        self.folder.episodes(repair=True)
+        self.folder.records(self.domain.record_file, repair=True)
         self._bar.update(max(task, 0) * self.config.training.steps + step)
         return state
 

@@ -55,7 +55,6 @@ def fisher(options: Fisher) -> int:
 def _measure(folder: Any, options: Fisher) -> dict[str, Any]:
     import torch
 
-    from trcl_envs.catalog import resolve_task
     from trcl_policy.continual.gradients import Sampled
     from trcl_policy.continual.params import Layout
     from trcl_policy.continual.spectrum import spectra
@@ -68,7 +67,7 @@ def _measure(folder: Any, options: Fisher) -> dict[str, Any]:
     checkpoint = folder.checkpoint()
     domain = DOMAINS[config.domain](config)
     learned = domain.tasks.distinct(int(checkpoint.name) + 1)
-    wanted = None if options.task is None else resolve_task(options.task)
+    wanted = None if options.task is None else domain.resolve(options.task)
     chosen = [task for task in learned if wanted in (None, task.name)]
     if not chosen:
         names = ", ".join(task.name for task in learned)

@@ -49,7 +49,7 @@ def evaluate(options: Evaluate) -> int:
 
     from trcl_envs.catalog import make_env
     from trcl_policy.continual.statistics import wilson_interval
-    from trcl_policy.domains import resolve_device
+    from trcl_policy.devices import resolve_device
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder, provenance
     from trcl_policy.rollout.workers import cut, run_jobs

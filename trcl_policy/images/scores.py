@@ -98,9 +98,17 @@ class Scorer:
             return self.classifier.features(images)
         return inception_features(self._inception, images)
 
-    def score(self, generator: Generator, task: int) -> TaskScore:
-        """Generate ``samples`` images of a task, under seeds of their own, and score them."""
-        made, labels = generator.sample_task(task, self.config.samples, derive_seed("scores", self.config.seed))
+    def score(self, generator: Generator, task: int, seed: int | None = None, samples: int | None = None) -> TaskScore:
+        """Generate images of a task, under seeds of their own, and score them.
+
+        Args:
+            generator: makes the images.
+            task: place of the task.
+            seed: of the images; None takes the settings'.
+            samples: number of images; None takes the settings'.
+        """
+        seed, samples = self.config.seed if seed is None else seed, samples or self.config.samples
+        made, labels = generator.sample_task(task, samples, derive_seed("scores", seed))
         return self.compare(made, labels, task)
 
     def floor(self, task: int) -> TaskScore:

@@ -38,7 +38,8 @@ class ImageTasks:
     def names(self) -> tuple[str, ...]:
         """Unique name of every task: its classes, shortened, behind its number."""
         spelt = [[self.train.names[c] for c in classes] for classes in self.classes]
-        return tuple(f"{place}:{'+'.join(_short(names))}" for place, names in enumerate(spelt, 1))
+        # A name behind # would be taken for another visit of the same task.
+        return tuple(f"{place}:{'+'.join(_short(names))}".replace("#", "_") for place, names in enumerate(spelt, 1))
 
     @property
     def num_labels(self) -> int:

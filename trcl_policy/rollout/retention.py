@@ -59,7 +59,8 @@ def retention(records: Iterable[Record], names: Sequence[str], alone: Sequence[C
     scores = [[c and c[0] / c[1] for c in row] for row in counts]
     summary = summarize(scores)
     final = [count for count in counts[-1] if count is not None]
-    curves = _curves(found, _ends(records), names)
+    shares = {cell: sum(outcome.values()) / len(outcome) for cell, outcome in found.items()}
+    curves = evaluated_curves(shares, ends_of(records), names)
     transfers = _forward_transfers(curves, alone)
     three = libero(curves)
     return {
@@ -96,26 +97,25 @@ def learning_curves(metrics: Mapping[str, Any]) -> list[dict[int, float]]:
     return found
 
 
-def _ends(records: Sequence[Record]) -> dict[int, int]:
+def ends_of(records: Sequence[Record]) -> dict[int, int]:
     """Updates at the end of each task, by checkpoint; runs of an older version did not write them down."""
     return {r["checkpoint"]: r["update"] for r in records if r.get("step") is None and r.get("update") is not None}
 
 
-def _curves(
-    found: Mapping[Cell, Mapping[int, bool]], ends: Mapping[int, int], names: Sequence[str]
+def evaluated_curves(
+    scores: Mapping[Cell, float], ends: Mapping[int, int], names: Sequence[str]
 ) -> list[list[dict[int, float]]]:
-    """Curve [k][i] of task i while task k is learned, i <= k: {update: success}.
+    """Curve [k][i] of task i while task k is learned, i <= k: {update: score}.
 
     At update 0 old tasks stand as the task before left them.
     """
     by_cell: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
-    for (checkpoint, step, task), outcome in found.items():
-        share = sum(outcome.values()) / len(outcome)
+    for (checkpoint, step, task), score in scores.items():
         update = ends.get(checkpoint) if step is None else step
         if update is not None:
-            by_cell[checkpoint, task][update] = share
+            by_cell[checkpoint, task][update] = score
         if step is None:
-            by_cell[checkpoint + 1, task].setdefault(0, share)
+            by_cell[checkpoint + 1, task].setdefault(0, score)
     tasks = [task_of(name) for name in names]
     rows = [[dict(sorted(by_cell[k, tasks[i]].items())) for i in range(k + 1)] for k in range(len(names))]
     return [[curve if max(curve, default=0) > 0 else {} for curve in row] for row in rows]

@@ -1,0 +1,244 @@
+"""Diffusion policies on simulated tasks as something that a run learns.
+
+This is the top of the house, the one place where concrete simulators are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trcl_envs.catalog import make_env, resolve_sequence, resolve_task, task_info
+from trcl_envs.interface import BatchedEnv
+from trcl_policy.config import RunConfig
+from trcl_policy.continual.methods import METHODS
+from trcl_policy.continual.metrics import Curve
+from trcl_policy.continual.params import Layout, Params
+from trcl_policy.continual.streams import derive_seed
+from trcl_policy.continual.tasks import Task, TaskSequence, draw
+from trcl_policy.data.store import EpisodeStore
+from trcl_policy.devices import resolve_device
+from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
+from trcl_policy.policy.normalizer import Normalizer
+from trcl_policy.policy.windows import Shape, Windows
+from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
+from trcl_policy.rollout.rehearse import rehearse
+from trcl_policy.rollout.retention import retention
+from trcl_policy.schema import ConfigError
+
+MOMENTS = 64
+"""Moments of an episode that a guided generator is asked for, evenly spread."""
+
+
+class PolicyDomain:
+    """Diffusion policies on a sequence of simulated tasks.
+
+    Args:
+        config: the run's configuration; its data set is read at once, so that all that is wrong shows before training.
+
+    Raises:
+        ConfigError: the tasks, the data set and the policy's windows do not fit each other.
+    """
+
+    data_key = "data.store"
+    record_file = "episodes.jsonl"
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        try:
+            self.sequence = resolve_sequence(config.tasks)
+        except ValueError as error:
+            raise ConfigError(f"tasks: {error}") from None
+        self.distinct = tuple(dict.fromkeys(self.sequence))
+        self.names = _unique(self.sequence)
+        self._envs: dict[str, BatchedEnv] = {}
+        self._store = _open_store(config, self.distinct)
+        self.is_guided = METHODS[config.method.name].guided
+        self.spec = self._make_spec()
+        self.normalizer = Normalizer.empty(
+            {"observation": self.spec.shape.observation_dim, "action": self.spec.shape.action_dim}, len(self.distinct)
+        )
+        by_name = {name: self._load(index, name) for index, name in enumerate(self.distinct)}
+        self.tasks = TaskSequence(
+            tuple(
+                Task(unique, *by_name[name], partial(self._rehearse, name))
+                for unique, name in zip(self.names, self.sequence, strict=True)
+            )
+        )
+        self.model = self.spec.model(derive_seed(config.seed, "network"), self.device, config.precision, config.compile)
+
+    def _make_spec(self) -> PolicySpec:
+        infos = [task_info(name) for name in self.distinct]
+        sizes = {(info.observation_dim, info.action_dim) for info in infos}
+        if len(sizes) > 1:
+            raise ConfigError(f"tasks must share one observation and action size, got {sorted(sizes)}")
+        windows = self.config.policy
+        try:
+            indices = windows.indices(infos[0].observation_dim)
+        except ValueError as error:
+            raise ConfigError(f"policy.{error}") from None
+        return PolicySpec(
+            tasks=self.distinct,
+            shape=Shape(len(indices), infos[0].action_dim, windows.n_obs_steps, windows.horizon, self.is_guided),
+            observation_indices=indices,
+            n_action_steps=windows.n_action_steps,
+            network=self.config.network,
+            diffusion=self.config.diffusion,
+            policy_fraction=windows.policy_fraction,
+        )
+
+    def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
+        """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
+        arrays = self._store.arrays(name)
+        ends = arrays["episode_ends"][: self.config.data.episodes]
+        parts = {
+            "observation": torch.from_numpy(
+                arrays["observation.state"][: ends[-1], list(self.spec.observation_indices)]
+            ),
+            "action": torch.from_numpy(arrays["action"][: ends[-1]]),
+        }
+        parts = {part: value.float().to(self.device) for part, value in parts.items()}
+        kept = len(ends) - self.config.data.held_out
+        split = int(ends[kept - 1])
+        seen = {part: value[:split].cpu() for part, value in parts.items()}
+        self.normalizer = self.normalizer.fitted(index, seen, self.config.policy.min_range)
+        scaled = {part: self.normalizer.normalize(part, value, index) for part, value in parts.items()}
+        shape = self.spec.shape
+        train = Windows({part: value[:split] for part, value in scaled.items()}, ends[:kept], index, shape)
+        rest = {part: value[split:] for part, value in scaled.items()}
+        held_out = Windows(rest, ends[kept:] - split, index, shape) if kept < len(ends) else None
+        return train, self._condition(index), held_out
+
+    def _condition(self, index: int) -> dict[str, Tensor]:
+        """What a generator is told: the task and, where it is guided, moments evenly over an episode."""
+        if not self.is_guided:
+            return {"task": torch.tensor([index], device=self.device)}
+        moments = torch.linspace(-1, 1, MOMENTS, device=self.device)[:, None]
+        return {"task": torch.full((MOMENTS,), index, device=self.device), "progress": moments}
+
+    def _rehearse(self, name: str, params: Params, count: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """``count`` windows of what a policy with these weights meets on a task, drawn uniformly over its steps."""
+        policy, index = Policy(self.spec, self.model, params, self.normalizer), self.distinct.index(name)
+        chosen = list(self.spec.observation_indices)
+        met = rehearse(policy, self.env(name), count, partial(_seeds, rng))
+        raw = {"observation": met.observation[:, chosen], "action": met.action}
+        parts = {
+            part: self.normalizer.normalize(part, torch.from_numpy(value).to(self.device), index)
+            for part, value in raw.items()
+        }
+        windows = Windows(parts, met.episode_ends, index, self.spec.shape)
+        return dict(draw(windows, count, rng))
+
+    def params(self) -> dict[str, Tensor]:
+        """The first weights, drawn from the run's seed."""
+        return {name: tensor.detach() for name, tensor in self.model.net.named_parameters()}
+
+    def agent(self, params: Params, num_learned: int, owner: Tensor | None = None) -> Policy:
+        """The policy with ``params`` after ``num_learned`` tasks of the sequence; later tasks have no ranges in it.
+
+        Where tasks have weights of their own, ``owner`` (P,) names each weight's.
+        """
+        learned = {self.distinct.index(name) for name in self.sequence[:num_learned]}
+        low = {part: leaf.clone() for part, leaf in self.normalizer.low.items()}
+        high = {part: leaf.clone() for part, leaf in self.normalizer.high.items()}
+        for index in set(range(len(self.distinct))) - learned:
+            for ends in (*low.values(), *high.values()):
+                ends[index] = float("nan")
+        ownership = None if owner is None else self._ownership(params, num_learned, owner)
+        return Policy(self.spec, self.model, params, Normalizer(low, high), ownership)
+
+    def _ownership(self, params: Params, num_learned: int, owner: Tensor) -> Ownership:
+        visits = torch.full((len(self.distinct),), -1)
+        for place, name in enumerate(self.sequence[:num_learned]):
+            visits[self.distinct.index(name)] = place
+        return Ownership(Layout.of(params).unflatten(owner.clone()), visits)
+
+    def load(self, folder: Path) -> Policy:
+        """The policy of a checkpoint."""
+        return load_policy(folder, self.device)
+
+    def measure(self, agent: Policy, name: str, seeds: Sequence[int]) -> list[Episode]:
+        """Roll a policy out on one task."""
+        return evaluate(agent, self.env(name), seeds)
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Seeds of the start states that every measurement rolls out from."""
+        evaluation = self.config.evaluation
+        return range(evaluation.seed, evaluation.seed + evaluation.episodes)
+
+    def retention(self, records: Iterable[Mapping[str, Any]], alone: Sequence[Curve] | None) -> dict[str, Any]:
+        """Scores and summaries out of the lines of ``record_file``."""
+        return retention(records, self.names, alone)
+
+    def illustrate(self, agent: Policy, number: int, folder: Path) -> None:
+        """Draw nothing: ``trcl record`` films a policy when it is asked to."""
+
+    def resolve(self, task: str) -> str:
+        """The full name of a task."""
+        return resolve_task(task)
+
+    def env(self, name: str) -> BatchedEnv:
+        """The simulation of a task, made on first use and kept."""
+        if name not in self._envs:
+            worlds = min(BLOCK, self.config.evaluation.episodes)
+            self._envs[name] = make_env(name, worlds, self.config.evaluation.threads)
+        return self._envs[name]
+
+    def provenance(self) -> dict[str, Any]:
+        """Facts about data and simulation that results depend on."""
+        import mujoco
+
+        return {
+            "mujoco": mujoco.__version__,
+            "device": str(self.device),
+            "data": {
+                "store": self.config.data.store,
+                "fingerprint": self._store.fingerprint(),
+                "collected_with": self._store.provenance,
+            },
+            "num_parameters": sum(tensor.numel() for tensor in self.model.net.parameters()),
+        }
+
+    def close(self) -> None:
+        """Release the simulations."""
+        for env in self._envs.values():
+            env.close()
+        self._envs = {}
+
+
+def _seeds(rng: torch.Generator, count: int) -> list[int]:
+    return torch.randint(2**31, (count,), generator=rng, device=rng.device).tolist()
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the visits: the second visit of a task is called ``name#2``."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(unique)
+
+
+def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:
+    path, wanted = config.data.store, config.data.episodes
+    remedy = f"make it with: trcl collect --tasks {_spell(config.tasks)} --episodes {wanted} --out {path}"
+    if not Path(path).exists():
+        raise ConfigError(f"data.store must be an episode store, got {path}, which does not exist; {remedy}")
+    store = EpisodeStore.open(path)
+    for task in tasks:
+        held = store.num_episodes(task) if task in store.task_names else 0
+        if held < wanted:
+            raise ConfigError(f"data.store must hold {wanted} episodes of {task}, got {held} in {path}; {remedy}")
+    return store
+
+
+def _spell(tasks: str | Sequence[str]) -> str:
+    return tasks if isinstance(tasks, str) else ",".join(tasks)

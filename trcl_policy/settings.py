@@ -1,0 +1,130 @@
+"""Groups of settings: demonstrations, the policy's windows, and rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where demonstrations come from.
+
+    Attributes:
+        store: episode store made by ``trcl collect``.
+        episodes: demonstrations used of each task.
+        held_out: of these, how many are never trained on and only serve for held-out losses.
+    """
+
+    store: str = "data/quick.zarr"
+    episodes: int = 50
+    held_out: int = 5
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can tell."""
+        if not 0 <= self.held_out < self.episodes:
+            raise ValueError(f"held_out must be in [0, episodes = {self.episodes}), got {self.held_out}")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Windows that the policy sees and acts in.
+
+    Attributes:
+        n_obs_steps: observations in the history.
+        horizon: predicted actions.
+        n_action_steps: executed actions before the policy looks again.
+        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all.
+        policy_fraction: share of training samples that train the policy; the rest trains the generator.
+        min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
+    """
+
+    n_obs_steps: int = 1
+    horizon: int = 8
+    n_action_steps: int = 4
+    observation_indices: str = "0:18,36:39"
+    policy_fraction: float = 0.5
+    min_range: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name in ("n_obs_steps", "horizon", "n_action_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.n_action_steps > self.horizon:
+            raise ValueError(f"n_action_steps must be <= horizon = {self.horizon}, got {self.n_action_steps}")
+        if not 0 <= self.policy_fraction <= 1:
+            raise ValueError(f"policy_fraction must be in [0, 1], got {self.policy_fraction}")
+        if not self.min_range > 0:
+            raise ValueError(f"min_range must be > 0, got {self.min_range}")
+        self.indices(10**6)
+
+    def indices(self, size: int) -> tuple[int, ...]:
+        """The chosen entries of an observation of ``size`` numbers."""
+        if not self.observation_indices:
+            return tuple(range(size))
+        chosen: list[int] = []
+        for piece in self.observation_indices.split(","):
+            try:
+                ends = [int(end) for end in piece.split(":")]
+                chosen += range(*ends) if len(ends) == 2 else [ends[0]] if len(ends) == 1 else [-1]
+            except ValueError:
+                chosen.append(-1)
+        if not chosen or min(chosen) < 0 or max(chosen) >= size or len(set(chosen)) != len(chosen):
+            raise ValueError(
+                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', "
+                f"got {self.observation_indices!r}"
+            )
+        return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Rollouts that measure retention after every task.
+
+    Attributes:
+        episodes: rollouts of every task seen.
+        seed: seed of the first start state; episode n uses seed + n. Keep it away from the seeds of demonstrations.
+        at_steps: updates within a task at which the older tasks and the one being learned are rolled out too and their
+            held-out losses taken, for re-convergence and transfer. A list, where 0 is the new task before its first
+            update, or a text of pieces joined by commas: ``dense`` (0, 2, 5, 10, 20, 50, 100, ...), ``every 100`` (0,
+            100, 200, ...) and numbers.
+        alone: a finished run of the method ``alone`` on the same tasks and updates, for forward transfer.
+        threads: physics threads.
+    """
+
+    episodes: int = 25
+    seed: int = 1_000_000
+    at_steps: str | tuple[int, ...] = ()
+    alone: str | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        for name in ("episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if not isinstance(self.at_steps, str) and any(step < 0 for step in self.at_steps):
+            raise ValueError(f"at_steps must be >= 0, got {list(self.at_steps)}")
+        self.updates(1)
+
+    def updates(self, steps: int) -> tuple[int, ...]:
+        """The updates that ``at_steps`` means where a task gets ``steps`` of them, rising."""
+        if not isinstance(self.at_steps, str):
+            return tuple(sorted(set(self.at_steps)))
+        return tuple(sorted({step for piece in self.at_steps.split(",") for step in _spelled(piece.strip(), steps)}))
+
+
+def _spelled(piece: str, steps: int) -> Sequence[int]:
+    """The updates below ``steps`` of one piece of ``at_steps``; a bare number is taken as it is."""
+    word, _, number = piece.partition(" ")
+    if piece == "dense":
+        grid = (digit * 10**power for power in range(len(str(steps))) for digit in (2, 5, 10))
+        return [0, *(step for step in grid if step < steps)]
+    if word == "every" and number.strip().isdecimal() and int(number) > 0:
+        return range(0, steps, int(number))
+    if piece.isdecimal():
+        return [int(piece)]
+    raise ValueError(f"at_steps must be a list or made of 'dense', 'every 100' and numbers, got {piece!r}")
