@@ -15,14 +15,15 @@ from trcl_policy.schema import ConfigError
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Roll out a checkpoint without a screen.
+    """Roll out a policy's checkpoint without a screen, or score the images that a generator's makes.
 
     Attributes:
         run: run directory.
         checkpoint: number of tasks learned so far minus one, such as 03; the newest where not given.
         tasks: task names joined by commas; all that the checkpoint has learned where not given.
         episodes: rollouts of each task.
-        seed: seed of the first episode.
+        samples: images of each task; as many as the run's scores were taken of where not given.
+        seed: seed of the first episode, or of the images.
         workers: processes; 0 computes in this one. The result is the same.
         backend: physics backend: cpu.
         device: auto, cpu or cuda.
@@ -33,6 +34,7 @@ class Evaluate:
     checkpoint: str | None = None
     tasks: str | None = None
     episodes: int = 50
+    samples: int | None = None
     seed: int = 1_000_000
     workers: int = 0
     backend: str = "cpu"
@@ -42,6 +44,14 @@ class Evaluate:
 
 def evaluate(options: Evaluate) -> int:
     """Run ``trcl evaluate``; the result also goes to ``RUN/evaluations/CHECKPOINT.json``."""
+    from trcl_policy.commands.score import score
+    from trcl_policy.folder import RunFolder
+
+    is_images = RunFolder(options.run).config().domain == "images"
+    return score(options) if is_images else _roll_out(options)
+
+
+def _roll_out(options: Evaluate) -> int:
     import functools
 
     import torch
@@ -54,6 +64,8 @@ def evaluate(options: Evaluate) -> int:
     from trcl_policy.folder import RunFolder, provenance
     from trcl_policy.rollout.workers import cut, run_jobs
 
+    if options.samples is not None:
+        raise ConfigError(f"samples must be left out for policies, which have episodes, got {options.samples}")
     for name, least in (("episodes", 1), ("seed", 0), ("workers", 0)):
         if getattr(options, name) < least:
             raise ConfigError(f"{name} must be >= {least}, got {getattr(options, name)}")

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from trcl_policy.continual.recovery import Survival
 from trcl_policy.report.plots import INK, STYLE, style_of
 from trcl_policy.report.runs import Run, all_tasks
+from trcl_policy.report.tables import score_name
 from trcl_policy.rollout.relearning import survival_of
 
 Points = tuple[list[float], list[float], list[list[float] | None]]
@@ -94,12 +95,14 @@ def reconvergence_curves(runs: Sequence[Run]) -> Figure | None:
         axes = figure.subplots()
         for n, run, curve in series:
             _line(axes, n, run.label, list(curve), list(curve.values()), [])
-        axes.axhline(0.9, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), alpha=0.6)
+        is_share = all(run.is_success for _, run, _ in series)
+        axes.axhline(0.9 if is_share else 1 / 0.9, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), alpha=0.6)
         _updates_axis(axes, max(max(curve) for _, _, curve in series))
         axes.set_ylim(bottom=min(-0.03, *axes.get_ylim()))
         axes.set_xlabel("updates since the switch to a later task")
-        axes.set_ylabel("share of the first score")
-        axes.set_title("Old tasks while a later one is learned (mean over pairs; dashed: 90 %)")
+        axes.set_ylabel("share of the first score" if is_share else "times the first score")
+        target = "90 %" if is_share else "1 / 0.9"
+        axes.set_title(f"Old tasks while a later one is learned (mean over pairs; dashed: {target})")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return figure
 
@@ -139,7 +142,10 @@ SURVIVAL_PANELS = (
 def survival_curves(runs: Sequence[Run]) -> Figure | None:
     """Share of (old task, later task) pairs that are not back yet, for success and loss, with 95 % bands."""
     found = [
-        (title, [(n, run, _survival(run, key, part)) for n, run in enumerate(runs)])
+        (
+            title.replace("success", score_name(runs)),
+            [(n, run, _survival(run, key, part)) for n, run in enumerate(runs)],
+        )
         for key, part, title in SURVIVAL_PANELS
     ]
     return _survival_figure(found, "updates", "share of pairs not yet back")

@@ -102,6 +102,7 @@ def averaged(group: Group) -> Run:
         metrics=metrics,
         probe=_mean_probe([run.probe for run in group.runs]),
         videos=(),
+        samples={},
     )
 
 

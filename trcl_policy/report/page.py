@@ -13,9 +13,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from trcl_policy.files import explained, write_text
+from trcl_policy.images.grids import write_png
 from trcl_policy.report import plots
 from trcl_policy.report.runs import Run, load_runs
-from trcl_policy.report.sections import draw_figures, seed_tables, shown_runs, tables_by_section
+from trcl_policy.report.samples import grid_html, sample_grids
+from trcl_policy.report.sections import draw_figures, seed_tables, shown_runs, slug, tables_by_section
 from trcl_policy.report.tables import interval, number, score_name, size, summary_table
 
 VIDEO_LIMIT = 8_000_000  # largest video put into the page [bytes]
@@ -57,6 +59,8 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "Continual learni
     saved = [
         plots.save_figure(f, out / f"{name}{kind}") for name, (_, f) in figures.items() for kind in (".png", ".svg")
     ]
+    for label, canvas in sample_grids(loaded).items():
+        write_png(out / f"samples-{slug(label)}.png", canvas)
     write_text(out / "tables.txt", "\n\n".join([table.text() for table in tables] + note) + "\n")
     write_text(out / "tables.md", "\n\n".join([table.markdown() for table in tables] + note) + "\n")
     write_text(out / "index.html", render_page(loaded, figures, title))
@@ -80,6 +84,7 @@ def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], 
         ("Forgetting and coming back", "".join(back) + tables["Forgetting and coming back"]),
         ("Recovery from the last weights", "".join(probe) + tables["Probe"]),
         ("Replayed samples", pictures.get("replay", "") + tables["Replay"]),
+        ("Generated images", "".join(grid_html(label, canvas) for label, canvas in sample_grids(runs).items())),
         ("Videos", _videos(runs)),
         ("Training and cost", pictures.get("loss", "") + tables["Cost"]),
         ("How it was made", "".join(_origin(run) for run in runs)),
@@ -186,6 +191,7 @@ th:first-child { text-align: left; padding-left: 0 } thead th { font-weight: 600
 tbody th { font-weight: 500 }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere }
 figure { margin: 1rem 0; min-width: 0 } figure svg { max-width: 100%; height: auto; color: var(--ink) }
+figure img { max-width: 100%; height: auto }
 figure video { width: 100%; max-width: 48rem; border-radius: 6px; background: #000 }
 figure.absent { padding: 1rem; border: 1px dashed var(--line); border-radius: 6px }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem 2rem }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Run:
         probe: recovery.json as ``trcl recover`` writes it, empty if there is none.
         videos: mp4 files, sorted.
         replay: records of replay.jsonl.
+        samples: files with a few generated images of each task, by the number of their checkpoint.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Run:
     probe: Mapping[str, Any]
     videos: tuple[Path, ...]
     replay: Sequence[Mapping[str, Any]] = ()
+    samples: Mapping[int, Path] = field(default_factory=dict)
 
     @property
     def is_success(self) -> bool:
@@ -100,7 +102,7 @@ def _with_transfer(run: Run, runs: Sequence[Run]) -> Run:
 
     Of several such runs the one of the same seed counts.
     """
-    if run.method == ALONE or run.metrics.get("forward_transfer") is not None:
+    if run.method == ALONE or not run.is_success or run.metrics.get("forward_transfer") is not None:
         return run
     seed = run.settings.get("seed")
     there = [r for r in runs if r.method == ALONE and r.metrics["tasks"] == run.metrics["tasks"]]
@@ -122,6 +124,7 @@ def _load(path: Path) -> Run:
     tasks, scores, intervals = _checked(metrics, path / "metrics.json")
     with explained("read", path):
         videos = tuple(sorted((path / "videos").glob("*.mp4")))
+        samples = sorted((path / "samples").glob("[0-9]*.safetensors"))
     config = read_text(path / "config.yaml") if (path / "config.yaml").exists() else ""
     return Run(
         path=path,
@@ -139,6 +142,7 @@ def _load(path: Path) -> Run:
         probe=read_json(path / "recovery.json") if (path / "recovery.json").exists() else {},
         videos=videos,
         replay=read_jsonl(path / "replay.jsonl") if (path / "replay.jsonl").exists() else [],
+        samples={int(file.stem): file for file in samples},
     )
 
 

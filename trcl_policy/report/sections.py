@@ -12,7 +12,7 @@ from trcl_policy.report.groups import averaged, group_runs, methods_table, paire
 from trcl_policy.report.relearning import dips_table, losses_table, probe_table, times_table, transfer_table
 from trcl_policy.report.replay import replay_figure, replay_table
 from trcl_policy.report.runs import Run
-from trcl_policy.report.tables import Table, cost_table, final_table, recovery_table, summary_table
+from trcl_policy.report.tables import Table, cost_table, final_table, recovery_table, score_name, summary_table
 
 SURVIVAL = "Kaplan-Meier curves with 95 % bands; a bar at the end of a curve: some were never seen back"
 
@@ -56,15 +56,17 @@ def draw_figures(runs: Sequence[Run]) -> dict[str, tuple[str, Figure]]:
     """Return the plots that the runs have data for: file name -> (what its title leaves unsaid, figure)."""
     replay = replay_figure(runs)
     runs = shown_runs(runs)
-    success = curves.sequence_curves(runs, "curves", "scores", "success rate")
+    score = score_name(runs)
+    success = curves.sequence_curves(runs, "curves", "scores", "success rate" if score == "success" else score)
+    near = "90 % of" if score == "success" else "1 / 0.9 times"
     losses = curves.sequence_curves(runs, "loss_curves", "losses", "held-out loss")
     found = {
         "average": ("", plots.average_curve(runs)),
         "tasks": ("Each task over the sequence, with 95 % bands; dashed: where it is learned", plots.task_curves(runs)),
-        **{f"matrix-{_slug(run.label)}": (_matrix_caption(run), plots.score_matrix(run)) for run in runs},
-        "retention": ("Success of each task over the sequence, inside the tasks too", success),
+        **{f"matrix-{slug(run.label)}": (_matrix_caption(run), plots.score_matrix(run)) for run in runs},
+        "retention": (f"{score.capitalize()} of each task over the sequence, inside the tasks too", success),
         "reconvergence": ("", curves.reconvergence_curves(runs)),
-        "survival": (f"When old tasks are back at 90 % of their first score. {SURVIVAL}", curves.survival_curves(runs)),
+        "survival": (f"When old tasks are back at {near} their first score. {SURVIVAL}", curves.survival_curves(runs)),
         "losses": ("Held-out loss of each task over the sequence", losses),
         "probe": (
             "Old tasks trained again from the last weights; dotted: right after learning",
@@ -84,5 +86,6 @@ def _matrix_caption(run: Run) -> str:
     return f"{run.label}: {run.score} of each task (columns) after each step of the sequence (rows)"
 
 
-def _slug(label: str) -> str:
+def slug(label: str) -> str:
+    """Return a label as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "run"

@@ -54,7 +54,9 @@ class Table:
 
 def summary_table(runs: Sequence[Run]) -> Table:
     """One run a row: average final score with its 95 % interval, forgetting and transfer."""
-    header = ("method", f"average final {score_name(runs)}", "95 % interval", "forgetting", "forgetting (old tasks)")
+    better = "" if all(run.is_success for run in runs) else " (lower is better)"
+    final = f"average final {score_name(runs)}{better}"
+    header = ("method", final, "95 % interval", "forgetting", "forgetting (old tasks)")
     rows = [
         (
             run.label,
@@ -73,7 +75,8 @@ def summary_table(runs: Sequence[Run]) -> Table:
 def final_table(runs: Sequence[Run]) -> Table:
     """One task a row: its score after the last task, per run, with the interval."""
     rows = [(task, *(_with_interval(*run.final(task)) for run in runs)) for task in all_tasks(runs)]
-    title = f"Final {score_name(runs)} of each task, with 95 % interval"
+    better = "" if all(run.is_success for run in runs) else " (lower is better)"
+    title = f"Final {score_name(runs)} of each task{better}, with 95 % interval"
     return Table(title, ("task", *(run.label for run in runs)), tuple(rows))
 
 
