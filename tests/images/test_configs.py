@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-import yaml
 
-from trcl_policy.config import MethodConfig, find_config
-from trcl_policy.continual.optimizer import Training
-from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.config import load_config
 from trcl_policy.images.settings import ImagesConfig
 from trcl_policy.schema import ConfigError, build
 
@@ -19,16 +16,15 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sections_are_valid_and_a_network_can_be_built(name):
-    document = yaml.safe_load(find_config(name).read_text())
-    images = build(ImagesConfig, document["images"], name)
-    for section, kind in (("diffusion", Diffusion), ("training", Training), ("method", MethodConfig)):
-        build(kind, document[section], name)
+    config = load_config(name)
+    assert config.domain == "images"
+    images = config.images
     with torch.device("meta"):
         net = images.network.build(images.data.form.shape, 10, 0)
     assert sum(p.numel() for p in net.parameters()) > 10_000
     if name.startswith("paper/"):
-        assert document["diffusion"]["replay_steps"] == 50
-        assert document["training"]["learning_rate"] == 2e-4
+        assert config.diffusion.replay_steps == 50
+        assert config.training.learning_rate == 2e-4
 
 
 def test_unknown_keys_and_wrong_types_are_one_line():

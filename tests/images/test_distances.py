@@ -85,7 +85,7 @@ def test_kernel_distance_is_unbiased_and_sees_a_shift():
 
 
 def test_neighbours_equal_a_slow_reference():
-    x, y, k = normal(12, 2, 0), normal(9, 2, 1, shift=1.2, scale=0.5), 3
+    x, y, k = normal(12, 2, 0), normal(9, 2, 1, 1.5), 2
 
     def radius(rows, i):
         return sorted(float((rows[i] - rows[j]).norm()) for j in range(len(rows)) if j != i)[k - 1]
