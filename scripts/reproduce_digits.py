@@ -1,4 +1,4 @@
-"""Methods on configs/images-digits.yaml: results/images-digits/METHOD/seed-N.json, the table of docs/images.md, a picture.
+"""Methods on configs/images-digits.yaml: results/images-digits/METHOD/seed-N.json, a table and a picture.
 
 .venv/bin/python scripts/reproduce_digits.py --methods finetune,replay,trcl   # train what is missing, export, print
 .venv/bin/python scripts/reproduce_digits.py --table                          # only the table, from the stored results

@@ -1,8 +1,10 @@
 """YAML files, overrides and the way back."""
 
 import dataclasses
+import re
 
 import pytest
+import yaml
 
 from trcl_policy.config import (
     PolicyConfig,
@@ -103,3 +105,34 @@ def test_every_field_is_documented():
                 if dataclasses.is_dataclass(getattr(cls(), field.name)):
                     continue
                 assert any(f"{field.name}:" in (base.__doc__ or "") for base in cls.__mro__), (cls, field.name)
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        ({"policy": {"horizon": 4}}, "policy.horizon must be left out with domain images, got 4"),
+        ({"data": {"store": "a.zarr"}}, "data.store must be left out with domain images, got 'a.zarr'"),
+        ({"network": {"width": 8}}, "network.width must be left out with domain images, got 8"),
+        ({"tasks": "cw10"}, "tasks must be left out with domain images, got 'cw10'"),
+        ({"evaluation": {"episodes": 3}}, "evaluation.episodes must be left out with domain images, got 3"),
+        ({"evaluation": {"alone": "runs/a"}}, "evaluation.alone must be left out with domain images, got 'runs/a'"),
+        ({"method": {"name": "tdgr"}}, "got tdgr: an image is no sequence to be guided along"),
+        ({"method": {"name": "replay_rollout"}}, "got replay_rollout: images can't be rolled out"),
+        ({"domain": "policy", "images": {"condition": "task"}}, "images.condition must be left out with domain policy"),
+    ],
+)
+def test_what_a_domain_has_no_use_for_is_one_line(document, line):
+    with pytest.raises(ConfigError, match=re.escape(line)) as caught:
+        make_config({"domain": "images", **document})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_domain_keeps_only_its_own_groups(tmp_path):
+    rendered = {"source": "scenes", "path": "s.npz", "per_class": 4}
+    split = {"classes": [["a", 1], ["b"]]}
+    config = make_config({"domain": "images", "tasks": "cw10", "images": {"data": rendered, "split": split}})
+    text = dump_config(config)
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_config(tmp_path / "config.yaml") == config
+    assert not {"data", "policy", "network"} & set(yaml.safe_load(text))
+    assert "images" not in yaml.safe_load(dump_config(RunConfig()))

@@ -148,7 +148,7 @@ class RunFolder:
             ValueError: the file is damaged.
         """
         path = self.path / "state" / "learner.safetensors"
-        for place in ("state", "checkpoints", "checkpoints/*", "."):
+        for place in ("state", "samples", "checkpoints", "checkpoints/*", "."):
             for leftover in self.path.glob(f"{place}/.*.tmp"):
                 leftover.unlink(missing_ok=True)
         return read_safetensors(path)[0] if path.exists() else None

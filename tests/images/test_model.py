@@ -88,6 +88,8 @@ DAMAGES = {
     "labels": (lambda p: change(p, labels=["a"]), r"tasks must hold labels in \[0, 1\), got"),
     "network": (lambda p: change(p, network={**vars(NETWORK), "channels": [16, 16]}), "must fit the network of"),
     "unknown": (lambda p: change(p, diffusion={"colour": 1}), "got one with a fault"),
+    "learned": (lambda p: change(p, num_learned=None), "got one with a fault"),
+    "too many learned": (lambda p: change(p, num_learned=3), r"num_learned must be in \[0, 2\], got 3"),
     "missing": (lambda p: p.write_text('{"format": 1, "type": "trcl_images"}'), "it must have diffusion, guidance"),
     "a list": (lambda p: p.write_text("[1]"), r"got \[1\]"),
 }
@@ -107,6 +109,32 @@ def test_damaged_checkpoints_are_one_line(tmp_path, damage):
 def test_unknown_labels_are_refused():
     with pytest.raises(ValueError, match=r"labels must be \(N,\) in \[0, 4\), got \[1, 4\]"):
         make_generator().sample(torch.tensor([1, 4]))
+
+
+def test_labels_of_tasks_to_come_are_refused(tmp_path):
+    made = make_generator()
+    early = Generator(made.spec, made.model, made.params, num_learned=1)
+    assert torch.equal(early.sample(torch.tensor([0, 1])), made.sample(torch.tensor([0, 1])))
+    with pytest.raises(ValueError, match="labels must be learned ones, got c, d"):
+        early.sample(torch.tensor([0, 3, 2]))
+    early.save(tmp_path)
+    assert load_generator(tmp_path).num_learned == 1
+
+
+def test_tasks_with_weights_of_their_own_use_no_later_ones(tmp_path):
+    """The first task's images don't change with weights that belong to the second, or to none."""
+    made = make_generator()
+    owners = {name: torch.arange(p.numel()).view(p.shape) % 3 - 1 for name, p in made.params.items()}
+    other = {name: torch.where(owners[name] == 0, p, p + 1) for name, p in made.params.items()}
+    one, two = (Generator(made.spec, made.model, params, owners=owners) for params in (made.params, other))
+    both = torch.tensor([0, 2, 1, 3])
+    assert torch.equal(one.sample(both, 4)[[0, 2]], two.sample(both, 4)[[0, 2]])
+    assert not torch.equal(one.sample(both, 4)[[1, 3]], two.sample(both, 4)[[1, 3]])
+    assert not torch.equal(one.sample(torch.tensor([2]), 4), made.sample(torch.tensor([2]), 4))
+    one.save(tmp_path)
+    loaded = load_generator(tmp_path)
+    assert torch.equal(loaded.owner, one.owner)
+    assert torch.equal(loaded.sample(both, 4), one.sample(both, 4))
 
 
 @pytest.mark.parametrize(

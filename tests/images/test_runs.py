@@ -1,15 +1,20 @@
 """Whole runs of the image domain through the console program."""
 
 import json
+import re
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 
 from tests.images.runs import images, result
 from trcl_policy.files import read_safetensors
 from trcl_policy.images.generator import load_generator
+from trcl_policy.report.runs import load_runs
+from trcl_policy.report.samples import sample_grids
+from trcl_policy.report.tables import summary_table
 
 __all__ = ["images"]
 pytest.importorskip("sklearn")
@@ -93,11 +98,27 @@ def test_commands_on_an_image_run(images, tmp_path):
     done = images.trcl("recover", run, "--episodes", 0, "--steps", 2, "--every", 1, "--json")
     assert done.status == 0, done.stderr
     assert len(json.loads(done.stdout)["tasks"]["1:0+1"]["losses"]) == 3
-    done = images.trcl("report", run, "--out", tmp_path / "report")
+
+
+def test_the_report_shows_distances_as_such_and_images_over_time(images):
+    loaded = load_runs([images.finished])
+    assert "average final feature distance (lower is better)" in summary_table(loaded).header
+    (canvas,) = sample_grids(loaded).values()
+    shown = read_safetensors(images.finished / "samples" / "01.safetensors")[0]
+    assert {name: tuple(leaf.shape) for name, leaf in shown.items()} == {"0": (8, 1, 8, 8), "1": (8, 1, 8, 8)}
+    tile = shown["1"][0, 0].numpy().repeat(4, 0).repeat(4, 1)
+    places = np.lib.stride_tricks.sliding_window_view(canvas[:, :, 0], tile.shape)
+    assert (places == tile).all((2, 3)).any()
+
+
+@pytest.mark.slow
+def test_the_page_holds_the_images(images, tmp_path):
+    done = images.trcl("report", images.finished, "--out", tmp_path / "report")
     assert done.status == 0, done.stderr
     page = (tmp_path / "report" / "index.html").read_text()
     assert "average final feature distance (lower is better)" in page
     assert "data:image/png;base64," in page
+    assert "success" not in re.sub(r"<details>.*?</details>", "", page, flags=re.S).lower()
     assert (tmp_path / "report" / "samples-trcl.png").exists()
 
 
@@ -119,6 +140,7 @@ def test_what_images_can_not_do_is_one_line(images, case):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_goes_on_changes_nothing(images, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(images.finished, out, symlinks=True)
@@ -127,6 +149,7 @@ def test_a_finished_run_that_goes_on_changes_nothing(images, tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_stopped_by_hand_is_saved(images, tmp_path):
     out, target = tmp_path / "run", "trcl_policy.continual.learner:_Run._turn"
     stopped = images.trcl("train", images.config, "--out", out, target=target, nth=8, signal=signal.SIGINT)

@@ -177,6 +177,8 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Ge
     try:
         spec = GeneratorSpec.from_json(document)
         num_learned = int(document["num_learned"])
+        if not 0 <= num_learned <= len(spec.tasks):
+            raise ValueError(f"num_learned must be in [0, {len(spec.tasks)}], got {num_learned}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config} must be a generator's configuration, got one with a fault: {error}") from None
     model = spec.model(device=device)
