@@ -10,7 +10,7 @@ tell how it went:
     kept     1 - (rise of the first task's loss) / (its rise under fine-tuning)
     learned  (fall of the second task's loss) / (its fall under fine-tuning)
 
-Networks differ in size and kind, losses in what is predicted and in scale; ``lambda`` is the published strength, on the
+Networks differ in size, losses in what is predicted and in scale; ``lambda`` is the published strength, on the
 plain Fisher.
 """
 
@@ -41,7 +41,7 @@ TASKS = ["faucet-close-v3", "drawer-open-v3"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "mlp 64, x0": {"network.width": 64},
     "mlp 192 x 3, epsilon": {"network.width": 192, "network.depth": 3, "diffusion.prediction": "epsilon"},
-    "u-net 16/32/64, x0, loss x 100": {"network.kind": "unet", "network.channels": [16, 32, 64], "scale": 100.0},
+    "mlp 64, x0, loss x 100": {"network.width": 64, "scale": 100.0},
 }
 FORMS = {"penalty": ("penalty", "weight"), "proximal": ("proximal", "weight"), "lambda": ("penalty", "raw_lambda")}
 WEIGHTS = [10.0**power for power in range(-3, 6)]
