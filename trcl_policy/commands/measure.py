@@ -47,6 +47,9 @@ def evaluate(options: Evaluate) -> int:
     from trcl_policy.commands.score import score
     from trcl_policy.folder import RunFolder
 
+    for name, least in (("episodes", 1), ("seed", 0), ("workers", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"{name} must be >= {least}, got {getattr(options, name)}")
     is_images = RunFolder(options.run).config().domain == "images"
     return score(options) if is_images else _roll_out(options)
 
@@ -66,9 +69,6 @@ def _roll_out(options: Evaluate) -> int:
 
     if options.samples is not None:
         raise ConfigError(f"samples must be left out for policies, which have episodes, got {options.samples}")
-    for name, least in (("episodes", 1), ("seed", 0), ("workers", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"{name} must be >= {least}, got {getattr(options, name)}")
     device = str(resolve_device(options.device))
     folder = RunFolder(options.run)
     torch.set_num_threads(folder.config().threads)

@@ -57,9 +57,8 @@ def _check(options: Evaluate) -> None:
     for name in ROLLOUTS:
         if getattr(options, name) != plain[name]:
             raise ConfigError(f"{name} must be left out for images, got {getattr(options, name)}")
-    for name, value, least in (("seed", options.seed, 0), ("samples", options.samples, 2)):
-        if value is not None and value < least:
-            raise ConfigError(f"{name} must be >= {least}, got {value}")
+    if options.samples is not None and options.samples < 2:
+        raise ConfigError(f"samples must be >= 2, got {options.samples}")
 
 
 def _chosen(domain: Any, wanted: str | None, num_learned: int) -> list[str]:
