@@ -93,9 +93,10 @@ def test_readme_names_only_commands_and_files_that_exist():
         assert (ROOT / link).exists(), link
 
 
-def test_readme_table_is_that_of_the_stored_results():
-    script = ROOT / "scripts/reproduce_quick.py"
-    made = subprocess.run([sys.executable, script, "--table"], capture_output=True, text=True, check=True).stdout
-    shown = re.search(r"<!-- table: .*? -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize(("script", "page"), [("reproduce_quick.py", "README.md"), ("measure_knob.py", "docs/knob.md")])
+def test_table_of_the_page_is_that_of_the_stored_results(script, page):
+    words = [sys.executable, ROOT / "scripts" / script, "--table"]
+    made = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    shown = re.search(rf"<!-- table: scripts/{script} .*? -->\n(.*?)\n<!-- end -->", (ROOT / page).read_text(), re.S)
     assert shown is not None
     assert shown[1].strip() == made.strip()
