@@ -147,7 +147,7 @@ def shares(found: dict[str, Any], form: str, weight: float) -> tuple[float, floa
 
 def table() -> str:
     """Markdown: for every setting and form the weights that keep and learn enough, and the best compromise."""
-    columns = ("network and loss", "form", "useful weights", "best weight", "kept, learned there")
+    columns = ("network and loss", "seeds", "form", "useful weights", "best weight", "kept, learned there")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in SETTINGS:
         runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{slug(name)}-seed-*.json"))]
@@ -156,7 +156,9 @@ def table() -> str:
             useful = [weight for weight, both in mean.items() if min(both) >= LEVEL]
             best = max(mean, key=lambda weight: min(mean[weight]))
             spread = f"{useful[0]:g} to {useful[-1]:g}" if useful else "none"
-            lines.append(f"| {name} | {form} | {spread} | {best:g} | {mean[best][0]:.2f}, {mean[best][1]:.2f} |")
+            lines.append(
+                f"| {name} | {len(runs)} | {form} | {spread} | {best:g} | {mean[best][0]:.2f}, {mean[best][1]:.2f} |"
+            )
     return "\n".join(lines)
 
 
