@@ -28,7 +28,7 @@ def main() -> int:
     started = time.monotonic()
     collect(options.data)
     runs = [(options.out / method, method, 0) for method in METHODS]
-    train_all(runs, options.data, options.settings)
+    train_all(runs, "quickstart", [f"data.store={options.data}", *options.settings])
     videos = film_all(options.out)
     page = options.out / "report"
     trcl("report", *(folder for folder, _, _ in runs), "--out", page)
@@ -45,12 +45,16 @@ def collect(data: Path) -> None:
 
 def train_all(
     runs: Sequence[Run],
-    data: Path,
+    config: str,
     settings: Sequence[str],
     jobs: int | None = None,
     when_done: Callable[[Run], None] = lambda run: None,
 ) -> None:
-    """Train all runs, ``jobs`` at a time (None: one a core); ends the program where one fails, after the others."""
+    """Train all runs of a configuration, ``jobs`` at a time (None: one a core).
+
+    Finished runs are kept and stopped ones go on. Where one fails, the others are stopped and the program ends with
+    its status.
+    """
     waiting = list(runs)
     running: dict[Run, subprocess.Popen[bytes]] = {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -58,8 +62,8 @@ def train_all(
         while waiting and len(running) < (jobs or cores):
             run = waiting.pop(0)
             folder, method, seed = run
-            print(f"learning five tasks with {method}, seed {seed} ...", flush=True)
-            running[run] = subprocess.Popen(command(*train_words(folder, method, seed, data, settings)))
+            print(f"learning {config} with {method}, seed {seed} ...", flush=True)
+            running[run] = subprocess.Popen(command(*train_words(folder, method, seed, config, settings)))
         time.sleep(0.2)
         for run in [run for run, process in running.items() if process.poll() is not None]:
             status = running.pop(run).returncode
@@ -71,12 +75,11 @@ def train_all(
                 sys.exit(status)
 
 
-def train_words(folder: Path, method: str, seed: int, data: Path, settings: Sequence[str]) -> list[object]:
+def train_words(folder: Path, method: str, seed: int, config: str, settings: Sequence[str]) -> list[object]:
     """The words of ``trcl train`` for a run: a new one, or one that goes on."""
     if (folder / "config.yaml").exists():
         return ["train", "--resume", folder]
-    chosen = ["--method.name", method, "--seed", seed, "--data.store", data, *settings]
-    return ["train", "quickstart", "--out", folder, *chosen]
+    return ["train", config, "--out", folder, "--method.name", method, "--seed", seed, *settings]
 
 
 def film_all(out: Path) -> list[Path]:

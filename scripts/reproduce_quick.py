@@ -41,7 +41,7 @@ def main() -> int:
     if not options.table:
         collect(options.data)
         runs = [(options.runs / m / f"seed-{n}", m, n) for n in range(options.seeds) for m in chosen]
-        train_all(runs, options.data, SETTINGS, options.jobs, export)
+        train_all(runs, "quickstart", [f"data.store={options.data}", *SETTINGS], options.jobs, export)
     print(table())
     return 0
 
