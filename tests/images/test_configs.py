@@ -10,6 +10,7 @@ from trcl_policy.schema import ConfigError, build
 NAMES = [
     "images-digits",
     "images-scenes",
+    "images-scenes-large",
     *(f"paper/{n}" for n in ("mnist", "fashion-mnist", "cifar10", "imagenet500")),
 ]
 
