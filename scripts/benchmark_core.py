@@ -35,6 +35,7 @@ from trcl_policy.continual.optimizer import FlatAdam, Training
 from trcl_policy.continual.params import Layout
 from trcl_policy.diffusion.denoiser import Denoiser
 from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.images.model import ImageModel, ImageNetwork
 from trcl_policy.policy.trajectory import Network, TrajectoryModel
 from trcl_policy.policy.windows import Shape
 
@@ -43,11 +44,12 @@ NETWORKS = {
     "mlp-128": Network("mlp", width=128),
     "unet-small": Network("unet", channels=(64, 128, 256)),
     "unet": Network("unet"),
+    "unet-2d": ImageNetwork((32, 64)),
 }
-FISHER = {"mlp": 1024, "mlp-128": 1024, "unet-small": 1024, "unet": 256}
+FISHER = {"mlp": 1024, "mlp-128": 1024, "unet-small": 1024, "unet": 256, "unet-2d": 256}
 """Networks whose Fisher is timed, and samples: the ratio to a pass does not depend on their number."""
 TRUST_REGION = ("mlp-128", "mlp")
-PEER_SAMPLES = {"mlp": 256, "mlp-128": 256, "unet-small": 16, "unet": 2}
+PEER_SAMPLES = {"mlp": 256, "mlp-128": 256, "unet-small": 16, "unet": 2, "unet-2d": 16}
 """Samples that the slow peers get; their seconds are scaled up."""
 BATCH = 256
 
@@ -125,17 +127,31 @@ def tell(name: str, found: Mapping[str, Any], unit: str) -> None:
         print(f"  diagonal against vmap: largest difference over largest value {found['difference']:.1e}", flush=True)
 
 
-def problem(network: Network, samples: int) -> Sampled:
-    """Random windows of the size of Meta-World's (observation 39, action 4, horizon 16) under random noise."""
-    shape = Shape(39, 4, 1, 16)
-    net = network.build(shape, num_tasks=10, seed=0)
-    model: Denoiser = TrajectoryModel(net, Diffusion(), shape)
+def problem(network: Network | ImageNetwork, samples: int) -> Sampled:
+    """Random samples of ten tasks under random noise.
+
+    Windows of the size of Meta-World's (observation 39, action 4, horizon 16), or grey images of 16 x 16.
+    """
+    model = image_model(network) if isinstance(network, ImageNetwork) else window_model(network)
     rng = torch.Generator().manual_seed(0)
-    batch = {name: torch.randn(samples, size, generator=rng) for name, size in shape.parts.items()}
-    corrupted = model.corrupt({**batch, "task": torch.arange(samples) % 10}, rng)
-    params = {name: leaf.detach() for name, leaf in net.named_parameters()}
+    batch = {name: torch.randn(samples, size, generator=rng) for name, size in model.parts.items()}
+    (condition,) = model.conditions
+    corrupted = model.corrupt({**batch, condition: torch.arange(samples) % 10}, rng)
+    params = {name: leaf.detach() for name, leaf in model.net.named_parameters()}
     layout = Layout.of(params)
     return Sampled(model, layout, layout.flatten(params), corrupted)
+
+
+def window_model(network: Network) -> Denoiser:
+    """The joint model of a policy and its generator."""
+    shape = Shape(39, 4, 1, 16)
+    return TrajectoryModel(network.build(shape, num_tasks=10, seed=0), Diffusion(), shape)
+
+
+def image_model(network: ImageNetwork) -> Denoiser:
+    """The model of an image generator."""
+    shape = (1, 16, 16)
+    return ImageModel(network.build(shape, 11, seed=0), Diffusion(), shape, 10)
 
 
 def training_pass(sampled: Sampled) -> None:

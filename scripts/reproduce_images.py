@@ -32,8 +32,7 @@ from trcl_policy.report.samples import sample_grids
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SETTINGS = {"digits": ("training.steps=100",), "scenes": (), "scenes-large": ()}
-"""Digits: half the updates of the configuration, enough to learn, few enough for every method on a laptop. The large scenes
-are for one GPU."""
+"""Digits: half the updates of the configuration, enough to learn, few enough for every method."""
 UNFIT = ("replay_rollout", "tdgr")  # they need sequences
 RIVALS = ("finetune", "ewc", "ewc_rank1", "replay", "replay_plain", "er")
 

@@ -17,6 +17,7 @@ from trcl_policy.continual.squares import sums_of_squares, usable_calls
 from trcl_policy.diffusion.denoiser import Denoiser
 from trcl_policy.diffusion.nets import ConditionalUnet1d, ResidualMLP
 from trcl_policy.diffusion.process import Diffusion, Process
+from trcl_policy.images.model import ImageModel, ImageNetwork
 
 EXACT = {"rtol": 1e-10, "atol": 1e-18}
 
@@ -67,6 +68,8 @@ def normal(*shape):
 
 def denoiser(kind):
     torch.manual_seed(0)
+    if kind == "planes":
+        return planes()
     if kind == "mlp":
         parts, net = {"observation": 3, "action": 4}, ResidualMLP((3, 4), 2, width=12, depth=2, condition_dim=6)
     else:
@@ -82,7 +85,20 @@ def denoiser(kind):
     return Sampled(model, layout, layout.flatten(params), corrupted, chunk_size=5)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "unet"])
+def planes():
+    """diffusers' 2-D U-Net with attention and resampling."""
+    network = ImageNetwork((8, 16), attention_at=(1,), norm_groups=4)
+    net = network.build((1, 8, 8), 4, seed=0).double()
+    model = ImageModel(net, Diffusion(), (1, 8, 8), 3)
+    x, label = torch.randn(9, 64, generator=generator(3), dtype=torch.float64), torch.arange(9) % 3
+    corrupted = model.corrupt({"x": x, "label": label}, generator(4))
+    corrupted = {key: leaf.double() if leaf.is_floating_point() else leaf for key, leaf in corrupted.items()}
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    layout = Layout.of(params)
+    return Sampled(model, layout, layout.flatten(params), corrupted, chunk_size=5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "unet", "planes"])
 def test_networks_are_squared_layer_by_layer_and_exactly(kind):
     given = denoiser(kind)
     assert closed(given) == set(given.layout.names)
@@ -100,6 +116,10 @@ LAYERS = {
     "linear on several vectors": (flat(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), normal(7, 5, 4)),
     "linear on a grid of vectors": (flat(nn.Linear(4, 3)), normal(7, 2, 3, 4)),
     "convolution": (flat(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.Tanh()), normal(7, 2, 9)),
+    "convolution of planes": (
+        flat(nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(2, 1)), nn.Tanh(), nn.Conv2d(3, 2, 1)),
+        normal(7, 2, 9, 5),
+    ),
     "circular convolution": (flat(nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")), normal(7, 2, 5)),
     "transposed": (
         flat(nn.ConvTranspose1d(2, 3, 4, stride=2, padding=1, output_padding=3, dilation=4)),

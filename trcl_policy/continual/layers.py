@@ -63,6 +63,10 @@ def _one(value: int | tuple[int, ...] | list[int]) -> int:
     return value if isinstance(value, int) else value[0]
 
 
+def _two(value: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
 def _linear(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
     if x.ndim == 2:
         return {"weight": delta.square().T @ x.square(), "bias": delta.square().sum(0)}
@@ -79,6 +83,21 @@ def _conv_transpose1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -
     windows = _windows(delta, call)[:, : x.shape[2]]  # output padding may add a window that no input reaches
     total = _products(x, windows, most_numbers)
     return {"weight": total.view_as(call.inputs["weight"]), "bias": delta.sum(2).square().sum(0)}
+
+
+def _conv2d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
+    """One place of the kernel at a time: unfolding all of them costs more than the products."""
+    weight, total = call.inputs["weight"], torch.zeros_like(call.inputs["weight"])
+    stride, padding, dilation = (_two(call.inputs[key]) for key in ("stride", "padding", "dilation"))
+    wide = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    high, long = (stride[axis] * (delta.shape[2 + axis] - 1) + 1 for axis in (0, 1))
+    slopes = delta.flatten(2)
+    for row in range(weight.shape[2]):
+        for column in range(weight.shape[3]):
+            top, left = dilation[0] * row, dilation[1] * column
+            seen = wide[:, :, top : top + high : stride[0], left : left + long : stride[1]]
+            total[:, :, row, column] = _products(slopes, seen.flatten(2).mT, most_numbers)
+    return {"weight": total, "bias": delta.sum((2, 3)).square().sum(0)}
 
 
 def _products(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
@@ -180,7 +199,7 @@ class Layer:
 
 def _is_plain_convolution(call: Call) -> bool:
     plain = call.inputs["groups"] == 1 and not isinstance(call.inputs["padding"], str)
-    return plain and call.inputs["input"].ndim == 3
+    return plain and call.inputs["input"].ndim == call.inputs["weight"].ndim
 
 
 def _is_plain_lookup(call: Call) -> bool:
@@ -193,6 +212,7 @@ CONVOLUTION = "input weight bias stride=1 padding=0"
 LAYERS: dict[Callable[..., Any], Layer] = {
     functional.linear: Layer("input weight bias", lambda c: c.inputs["input"].ndim >= 2, _linear),
     torch.conv1d: Layer(f"{CONVOLUTION} dilation=1 groups=1", _is_plain_convolution, _conv1d),
+    torch.conv2d: Layer(f"{CONVOLUTION} dilation=1 groups=1", _is_plain_convolution, _conv2d),
     torch.conv_transpose1d: Layer(
         f"{CONVOLUTION} output_padding=0 groups=1 dilation=1", _is_plain_convolution, _conv_transpose1d
     ),

@@ -43,6 +43,8 @@ class _Watch(TorchFunctionMode):
         output = func(*args, **kwargs)
         if self.only is not None and func not in LAYERS:
             return output
+        if next(_tensors(output), None) is None:  # a look at a parameter's dtype or shape uses no number of it
+            return output
         used = [self.names[id(leaf)] for leaf in _tensors((args, kwargs)) if id(leaf) in self.names]
         self.uses.update(used)
         if used and func in LAYERS:
