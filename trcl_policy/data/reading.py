@@ -34,6 +34,11 @@ class StoredEpisodes:
         return len(self._index.ends)
 
     @property
+    def index(self) -> Index:
+        """Episodes, tasks and provenance."""
+        return self._index
+
+    @property
     def tasks(self) -> tuple[StoredTask, ...]:
         """The tasks in the order in which they were added, also those without episodes."""
         return tuple(StoredTask(n, f) for n, f in zip(self._index.names, self._index.frequencies, strict=True))
@@ -93,6 +98,10 @@ class StoredEpisodes:
         if len(rows) == int((spans[:, 1] - spans[:, 0]).sum()):
             return rows  # the task's episodes lie side by side
         return np.concatenate([rows[start - first : stop - first] for start, stop in spans])
+
+    def read_from(self, key: str, start: int, stop: int) -> NDArray:
+        """Return rows [start, stop) of one of :attr:`keys`; raises ValueError when the stored bytes are damaged."""
+        return read_rows(self._data[key], start, stop)
 
     def take(self, key: str, rows: NDArray[np.int64], cache_bytes: int = 2**28) -> NDArray:
         """Return rows of an array in any order: rows of shape S -> (*S, ...), rows counted over the whole store.
