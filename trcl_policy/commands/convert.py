@@ -25,9 +25,9 @@ class Convert:
         drop: arrays to leave out, by our names, joined by commas.
         task: name of the task, where SRC has only one.
         rename_tasks: as OLD=NEW joined by semicolons, such as "press the button=button-press-topdown-v3".
-        control_frequency: control steps per second [Hz], where SRC does not say it.
+        control_frequency: control steps per second [Hz], where SRC does not say it; 0 takes what SRC says.
         mask: only the episodes of this filter of a robomimic file, such as train.
-        video_quality: 0 keeps every value of pictures in LeRobot's videos; 1 to 51 compresses them with loss (18 is good).
+        video_quality: of pictures in LeRobot's videos: 0 keeps every value, 1 to 51 loses more and more (18 is good).
         allow_loss: write although something has no place in the format; what, is told.
         json: print one JSON document.
     """
@@ -40,7 +40,7 @@ class Convert:
     drop: str = ""
     task: str | None = None
     rename_tasks: str = ""
-    control_frequency: float | None = None
+    control_frequency: float = 0.0
     mask: str | None = None
     video_quality: int = 0
     allow_loss: bool = False
@@ -59,7 +59,7 @@ def convert(options: Convert) -> int:
         drop=_words(options.drop),
         task=options.task,
         rename_tasks=_pairs("rename-tasks", options.rename_tasks, ";"),
-        control_frequency=options.control_frequency,
+        control_frequency=options.control_frequency or None,
         mask=options.mask,
         allow_loss=options.allow_loss,
         video_quality=options.video_quality,

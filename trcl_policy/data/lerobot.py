@@ -93,7 +93,7 @@ class LeRobotSource:
         return Contents(fields, lengths, tasks, attempts, strings, hertz, provenance)
 
     def _tasks(self, choices: Choices) -> tuple[tuple[int, ...], list[str]]:
-        """Return each episode's task, and what is lost of tasks and times; checks that rows are where they should be."""
+        """Return each episode's task, and what is lost of tasks and times; checks that rows are in place."""
         tasks, several, irregular = [], 0, 0
         for number, entry in enumerate(self._episodes):
             file, first = self._file(number)

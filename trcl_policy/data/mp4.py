@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trcl_policy.files import explained
+
 Frame = NDArray[np.uint8]  # (H, W, 3)
 KEYFRAME_EVERY = 2  # LeRobot's: any frame is decoded from at most two
 MAX_PIXELS = 2**26  # of a frame: a file that claims more is damaged, or meant to fill memory
@@ -73,11 +75,13 @@ def read_frames(path: Path, start_s: float, count: int, fps: float) -> Iterator[
 
     Raises:
         ValueError: the file is damaged, or has no frame at one of these times; one line.
-        FileNotFoundError: there is no such file.
+        FileError: it can't be read.
     """
     import av
 
     number = 0
+    with explained("read", path):
+        path.open("rb").close()
     try:
         with av.open(str(path)) as file:
             stream: Any = file.streams.video[0]
@@ -90,8 +94,6 @@ def read_frames(path: Path, start_s: float, count: int, fps: float) -> Iterator[
                 number += 1
                 if number == count:
                     return
-    except FileNotFoundError:
-        raise
     except (av.FFmpegError, IndexError, OSError) as error:
         raise ValueError(f"{path} must be a whole video, got {str(error).splitlines()[0]}") from None
     raise ValueError(f"{path} must have {count} frames from {start_s:.3f} s on, got {number}")

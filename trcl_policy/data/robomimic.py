@@ -6,8 +6,8 @@
     mask/<filter>       names of demonstrations
 
 Vectors among the observations become ``observation.state``, one after another, pictures
-``observation.images.<camera>``; what is left keeps a name of its own. Names, order, sizes, masks and attributes are kept
-in the provenance under ``robomimic``, so that the way back restores them.
+``observation.images.<camera>``; what is left keeps a name of its own. Names, order, sizes, masks and attributes are
+kept in the provenance under ``robomimic``, so that the way back restores them.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def check_description(name: str, description: Any) -> None:
     size = dtype.itemsize
     for length in description["chunks"]:
         size *= int(length)
-    if not 0 < size <= MAX_CHUNK_BYTES:
-        raise ValueError(f"{name} must have chunks of 1 to {MAX_CHUNK_BYTES} bytes, got {size}")
+    if not 0 <= size <= MAX_CHUNK_BYTES:
+        raise ValueError(f"{name} must have chunks of at most {MAX_CHUNK_BYTES} bytes, got {size}")
 
 
 def _dtype(name: str, text: Any) -> np.dtype[Any]:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trcl_policy.data.contents import Choices, Contents, Field
-from trcl_policy.data.layout import META
+from trcl_policy.data.layout import STATE
 from trcl_policy.data.store import EpisodeStore, StoredTask
+from trcl_policy.files import read_text
 
 
 class StoreSource:
@@ -19,7 +20,7 @@ class StoreSource:
 
     Args:
         path: the store.
-        choices: what the user says; only ``drop`` and ``rename_tasks`` concern it.
+        choices: what the user says; only ``drop`` concerns it here.
     """
 
     losses: tuple[str, ...] = ()
@@ -36,7 +37,7 @@ class StoreSource:
             lengths=tuple((spans[:, 1] - spans[:, 0]).tolist()),
             tasks=tuple(index.tasks.tolist()),
             attempts=tuple(index.attempts.tolist()),
-            names=tuple(choices.rename_tasks.get(name, name) for name in index.names),
+            names=index.names,
             frequencies=index.frequencies,
             provenance=dict(index.provenance),
         )
@@ -103,7 +104,8 @@ def renamed(contents: Contents, choices: Choices) -> Contents:
 
 def is_store(path: Path) -> bool:
     """Return whether a folder looks like an episode store, not only like diffusion_policy's buffer."""
-    return (path / ".zgroup").is_file() and all((path / "meta" / name).is_dir() for name in META if name != "attempt")
+    file = path / ".zattrs"
+    return file.is_file() and '"task_names"' in read_text(file) and (path / "data" / STATE).is_dir()
 
 
 def episode_ends(contents: Contents) -> NDArray[np.int64]:
