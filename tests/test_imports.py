@@ -27,7 +27,7 @@ LAYERS = {
 TOP = {"top", "commands"}  # folders that count as the top
 BARE = {"files"}  # helpers at the top that import nothing of ours, so that every layer but the core may import them
 CORE_NEEDS = {"torch"}  # all that the core may import besides the standard library
-HEAVY = ("metaworld", "mujoco_warp", "warp", "robosuite", "ray", "h5py", "av", "pyarrow")
+HEAVY = ("metaworld", "mujoco_warp", "warp", "robosuite", "ray", "h5py", "av")
 UNSAFE = ("pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib")
 DOMAIN_WORDS = re.compile(r"image|pixel|trajector|robot|\bobs\b|observation|\baction", re.IGNORECASE)
 MOST_LINES = 300
@@ -197,7 +197,7 @@ def test_planted_domain_word_is_found():
     ],
 )
 def test_heavy_packages_are_imported_late(code):
-    heavy = ["torch", "diffusers", "mujoco", "robomimic", "zarr", "matplotlib", "scipy", *HEAVY]
+    heavy = ["torch", "diffusers", "mujoco", "robomimic", "zarr", "matplotlib", "scipy", "pyarrow", *HEAVY]
     ask = f"\nimport json\nprint('\\n' + json.dumps([name for name in {heavy} if name in sys.modules]))"
     out = subprocess.run([sys.executable, "-c", f"import sys\n{code}{ask}"], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout.splitlines()[-1]) == []

@@ -19,7 +19,7 @@ def pictures(rng, length, height=24, width=32):
     return np.array(frames).astype(np.uint8)
 
 
-def episodes(seed=0, cameras=("corner",), extra=True, lengths=(7, 3, 12), dtype=np.float32):
+def episodes(seed=0, cameras=("corner",), extra=True, lengths=(5, 2, 4), dtype=np.float32):
     rng = np.random.default_rng(seed)
     for number, length in enumerate(lengths):
         more = {

@@ -273,6 +273,11 @@ def elsewhere(file):
     file.create_dataset("data/demo_0/actions", (6, 7), "f8", external=[("/etc/hosts", 0, 336)])
 
 
+def rename(file):
+    del file["mask"]
+    file.move("data/demo_0", "data/trial")
+
+
 NAN = np.full((3, 7), np.nan)
 
 
@@ -287,7 +292,7 @@ NAN = np.full((3, 7), np.nan)
         (put("data/demo_2/actions", np.zeros((3, 7), "f4")), "demo_2/actions must have rows of float64 .* got float32"),
         (edit(lambda f: f["data/demo_2/obs"].pop("object")), "must hold the same arrays, got obs/object not in all"),
         (edit(lambda f: f["data/demo_0"].pop("actions")), "must hold the same arrays|must hold actions"),
-        (edit(lambda f: f.pop("mask") and f.move("data/demo_0", "data/trial")), "data must hold groups demo_0, demo_1, ..., got trial"),
+        (edit(rename), "data must hold groups demo_0, demo_1, ..., got trial"),
         (edit(lambda f: f.pop("data")), "data must be there and be a group, got nothing"),
         (put("mask/train", np.array(["demo_7"], "S")), "mask/train must name demonstrations of the file, got demo_7"),
         (edit(lambda f: f["data"].attrs.update(env_args="{")), "env_args of data must be a JSON object, got '{'"),

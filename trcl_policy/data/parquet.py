@@ -1,4 +1,4 @@
-"""Columns of numbers in parquet files. The one file that imports pyarrow."""
+"""Columns of numbers in parquet files. The one file of the converters that imports pyarrow."""
 
 from __future__ import annotations
 
