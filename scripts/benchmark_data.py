@@ -4,10 +4,10 @@
 .venv/bin/python scripts/benchmark_data.py --big /tmp --json results/benchmarks/data.json     # also 5 GB of pictures
 
 The same demonstrations (as many and as wide as robomimic's Lift, proficient human) lie in an episode store, a robomimic
-HDF5 and a LeRobotDataset, all written by `trcl convert`. Windows of 2 observations and 16 actions are drawn at
-random, 256 a batch, by one process: ours as training draws them; robomimic's SequenceDataset in a DataLoader in each
-of its cache modes; a reader of parquet that works like LeRobot's, one item and one key at a time out of a memory-mapped table. Times
-are the process's own, parts take turns, and the fastest turn of each counts.
+HDF5 and a LeRobotDataset, all written by `trcl convert`. Windows of 2 observations and 16 actions are drawn at random,
+256 a batch, by one process: ours as training draws them; robomimic's SequenceDataset in a DataLoader in each of its
+cache modes; a reader of parquet that works like LeRobot's, one item and one key at a time out of a memory-mapped table.
+Times are the process's own, parts take turns, and the fastest turn of each counts.
 
 With --big, a store of pictures is generated in the given folder and removed afterwards. A process of its own draws
 windows from it; its peak memory is that of the whole process, libraries included. So is that of conversions of a small

@@ -210,6 +210,20 @@ def test_arrays_that_lerobot_can_not_hold_are_named(tmp_path, name):
         convert(tmp_path / "s.zarr", tmp_path / "l", "lerobot", Choices(allow_loss=True), progress=False)
 
 
+@pytest.mark.parametrize(("form", "foreign"), [("robomimic", "obs.state"), ("diffusion_policy", "state")])
+def test_names_that_collide_in_the_other_format(tmp_path, form, foreign):
+    with EpisodeStore.create(tmp_path / "s.zarr", TASKS) as made:
+        whole = next(episodes(cameras=(), extra=False, lengths=(3,)))
+        made.append(replace(whole, extra={foreign: np.zeros((3, 2))}))
+    if form == "robomimic":
+        with pytest.raises(ValueError, match="must have places of their own in robomimic's layout, got obs/state/ of"):
+            convert(tmp_path / "s.zarr", tmp_path / "x", form, progress=False)
+        return
+    convert(tmp_path / "s.zarr", tmp_path / "x", form, progress=False)
+    convert(tmp_path / "x", tmp_path / "b.zarr", progress=False)
+    assert_equal_stores(tmp_path / "s.zarr", tmp_path / "b.zarr")
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

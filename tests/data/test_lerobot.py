@@ -174,6 +174,10 @@ def nan(values):
         (info(data_path="../../{chunk_index}/{file_index}.parquet"), "data_path must lead to files of the data set"),
         (info(video_path="/etc/{video_key}"), "video_path must lead to files of the data set"),
         (info(data_path="{chunk_index.__class__}"), "data_path must lead to files of the data set"),
+        (
+            info(features={"action": {"dtype": "float32"}}),
+            "must be described as lerobot is, got a description that fails",
+        ),
         (info(fps="fast"), "must hold features and fps"),
         (lambda path: (path / "meta/info.json").write_text("{"), "must be JSON"),
         (lambda path: shutil.rmtree(path / "meta/episodes"), "meta/episodes must list episodes, got none"),

@@ -88,6 +88,14 @@ def guess(path: Path) -> str:
 def open_source(path: Path, choices: Choices, form: str | None = None) -> Source:
     """Open a data set of any format for reading; raises ValueError or FileError, one line."""
     form = form or detect(path)
+    try:
+        return _opened(path, choices, form)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # descriptions that are no lists, have no names
+        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ValueError(f"{path} must be described as {form} is, got a description that fails with {why}") from error
+
+
+def _opened(path: Path, choices: Choices, form: str) -> Source:
     if form == "zarr":
         return StoreSource(path, choices)
     if form == "robomimic":

@@ -229,5 +229,5 @@ def _names(contents: Contents, known: Mapping[str, str]) -> dict[str, str]:
         plain = ("img" if len(cameras) == 1 else camera) if key in cameras else back.get(key, key)
         names[key] = known.get(key, plain)
     if len(set(names.values())) != len(names):
-        return {key: known.get(key, back.get(key, key)) for key in contents.fields}
+        return {key: key for key in contents.fields}
     return names

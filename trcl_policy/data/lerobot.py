@@ -67,7 +67,11 @@ class LeRobotSource:
         return [(feature, str(self._info["features"][feature]["dtype"])) for feature in self._features.values()]
 
     def _contents(self, tasks: tuple[int, ...]) -> Contents:
-        fields = {key: _field(self._info["features"][feature]) for key, feature in self._features.items()}
+        features = self._info["features"]
+        fields = {
+            key: _field(features[feature], key.startswith(("observation", "action")))
+            for key, feature in self._features.items()
+        }
         fields.setdefault(SUCCESS, Field(np.dtype(bool), ()))
         lengths = tuple(int(entry["length"]) for entry in self._episodes)
         strings = _task_strings(self._path)
@@ -218,13 +222,13 @@ def _is_number(kind: str) -> bool:
         return False
 
 
-def _field(entry: Mapping[str, Any]) -> Field:
-    """Return type and row shape of a feature; a number a row is of shape ()."""
+def _field(entry: Mapping[str, Any], is_vector: bool) -> Field:
+    """Return type and row shape of a feature; LeRobot calls a single number a row (1,), as a vector of one entry."""
     shape = tuple(int(size) for size in entry["shape"])
     if entry["dtype"] in ("video", "image"):
         height_first = shape if shape[-1] == 3 else (*shape[1:], shape[0])
         return Field(np.dtype(np.uint8), height_first)
-    return Field(np.dtype(entry["dtype"]), () if shape == (1,) and entry["dtype"] == "bool" else shape)
+    return Field(np.dtype(entry["dtype"]), () if shape == (1,) and not is_vector else shape)
 
 
 def _episodes(path: Path, videos: list[str]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ observation, the last one repeated), ``rewards`` (success as 0 or 1) and ``dones
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ class RobomimicSink:
         self._folder, self._contents = folder, contents
         self._known = dict(contents.provenance.get("robomimic") or {})
         self.layout = {key: _parts(key, contents, self._known.get("layout", {})) for key in contents.fields}
+        _check_paths(self.layout)
         self._derived = _derived(self.layout)
         demos = self._known.get("demos", [])
         plain = [f"demo_{number}" for number in range(len(contents.lengths))]
@@ -160,6 +162,16 @@ def _parts(key: str, contents: Contents, known: Mapping[str, Any]) -> list[Part]
     if parts and sum(count for _, count, _ in parts) == size:
         return parts
     return [(path_in_demo(key), size, found.to_json()[0])]
+
+
+def _check_paths(layout: Mapping[str, list[Part]]) -> None:
+    """Raise ValueError where two arrays would lie in one place of a demonstration, or one inside the other."""
+    paths = sorted((f"{path}/", key) for key, parts in layout.items() for path, _, _ in parts)
+    for (one, key), (other, second) in itertools.pairwise(paths):
+        if other.startswith(one):
+            raise ValueError(
+                f"arrays must have places of their own in robomimic's layout, got {one} of {key} and {second}"
+            )
 
 
 def _derived(layout: Mapping[str, list[Part]]) -> set[str]:

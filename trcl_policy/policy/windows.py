@@ -98,8 +98,8 @@ class Overlapping:
     """All runs of neighbouring rows, one for every step, that can be copied as a whole.
 
     The rows lie once in memory, each episode with its first and last row repeated as often as a run may reach beyond
-    it. A run is then one piece of that memory, and neighbouring runs are overlapping views of it: several times faster to
-    gather than row by row.
+    it. A run is then one piece of that memory, and neighbouring runs are overlapping views of it: several times faster
+    to gather than row by row.
 
     Args:
         rows: (N, D), episodes one after another.
