@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from trcl_envs.interface import SimulationError
 from trcl_policy.rollout.jobs import Setup, Worker
 from trcl_policy.rollout.launchers import Died
 
+KNOCK_SECONDS = 10.0
 INSTALL = 'pip install "ray>=2.40"'
 
 
@@ -60,10 +62,11 @@ class Cluster:
         address = address or os.environ.get("RAY_ADDRESS")
         slots = {} if address else {"num_cpus": num_workers, "include_dashboard": False}
         if self._owned:
+            where = f"at {address}" if address else "on this machine"
             try:
+                _knock(address or "")
                 ray.init(address=address or "local", log_to_driver=False, logging_level="error", **slots)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = f"at {address}" if address else "on this machine"
+            except (OSError, RuntimeError, ValueError) as error:
                 raise SimulationError(f"no Ray cluster answers {where}: {' '.join(str(error).split())}") from None
         self._setup = ray.put(setup)
         options = {"num_cpus": 1, "num_gpus": setup.gpus, "max_restarts": 0, "runtime_env": _environment()}
@@ -90,6 +93,13 @@ def _environment() -> Mapping[str, Any]:
     roots = [str(Path(sys.modules[name].__path__[0]).parent) for name in ("trcl_policy", "trcl_envs")]
     path = os.pathsep.join(dict.fromkeys([*roots, *filter(None, [os.environ.get("PYTHONPATH")])]))
     return {"env_vars": {"MUJOCO_GL": "disable", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}}
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at ``HOST:PORT``; Ray itself would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in address:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def _import_ray() -> Any:
