@@ -1,5 +1,6 @@
 """What the documentation shows is run as it stands, only smaller."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -49,6 +50,19 @@ def test_own_data_page_runs(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "runs/mine/metrics.json").read_text())
     assert metrics["tasks"] == ["drawer-open-v3", "door-open-v3"]
     assert metrics["num_episodes"] == [[1, None], [1, 1]]
+
+
+def test_data_page_runs(tmp_path, monkeypatch):
+    run_small("docs/data.md", tmp_path, monkeypatch)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["back.zarr", "seen.hdf5", "seen.zarr"]
+
+
+def test_data_page_names_every_option_of_convert():
+    from trcl_policy.commands.convert import Convert
+
+    text = (ROOT / "docs/data.md").read_text()
+    options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Convert)}
+    assert {option for option in options if option not in text} == {"--src", "--dst", "--json"}
 
 
 @pytest.fixture

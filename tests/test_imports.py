@@ -197,7 +197,7 @@ def test_planted_domain_word_is_found():
     ],
 )
 def test_heavy_packages_are_imported_late(code):
-    heavy = ["torch", "diffusers", "mujoco", "robomimic", "zarr", "matplotlib", "scipy", *HEAVY]
+    heavy = ["torch", "diffusers", "mujoco", "robomimic", "zarr", "matplotlib", "scipy", "pyarrow", *HEAVY]
     ask = f"\nimport json\nprint('\\n' + json.dumps([name for name in {heavy} if name in sys.modules]))"
     out = subprocess.run([sys.executable, "-c", f"import sys\n{code}{ask}"], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout.splitlines()[-1]) == []

@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from trcl_policy.config import load_config
     from trcl_policy.continual.learner import learn
     from trcl_policy.continual.methods import METHODS
+    from trcl_policy.dumps import replay_dump
     from trcl_policy.policy.controller import load_policy
 
-__all__ = ["METHODS", "learn", "load_config", "load_policy"]
+__all__ = ["METHODS", "learn", "load_config", "load_policy", "replay_dump"]
 
 _HOMES = {
     "METHODS": "trcl_policy.continual.methods",
     "learn": "trcl_policy.continual.learner",
     "load_config": "trcl_policy.config",
     "load_policy": "trcl_policy.policy.controller",
+    "replay_dump": "trcl_policy.dumps",
 }
 
 

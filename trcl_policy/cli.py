@@ -17,6 +17,7 @@ COMMANDS = {
     "recover": "how fast do early tasks come back from the final weights?",
     "fisher": "how many directions carry the Fisher of each learned task, by noise level",
     "record": "mp4 of rollouts: just learned, forgotten, recovered, side by side",
+    "convert": "data sets to and from robomimic, LeRobot and diffusion_policy",
     "report": "tables, plots and videos of runs on one self-contained HTML page",
     "methods": "the continual-learning methods and what they are made of",
     "tasks": "the tasks and sequences",

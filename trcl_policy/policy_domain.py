@@ -28,7 +28,7 @@ from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.windows import Shape, Windows
 from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
 from trcl_policy.rollout.rehearse import rehearse
-from trcl_policy.rollout.retention import retention
+from trcl_policy.rollout.retention import retention, visit_names
 from trcl_policy.schema import ConfigError
 
 MOMENTS = 64
@@ -56,7 +56,7 @@ class PolicyDomain:
         except ValueError as error:
             raise ConfigError(f"tasks: {error}") from None
         self.distinct = tuple(dict.fromkeys(self.sequence))
-        self.names = _unique(self.sequence)
+        self.names = visit_names(self.sequence)
         self._envs: dict[str, BatchedEnv] = {}
         self._store = _open_store(config, self.distinct)
         self.is_guided = METHODS[config.method.name].guided
@@ -215,16 +215,6 @@ class PolicyDomain:
 
 def _seeds(rng: torch.Generator, count: int) -> list[int]:
     return torch.randint(2**31, (count,), generator=rng, device=rng.device).tolist()
-
-
-def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the visits: the second visit of a task is called ``name#2``."""
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return tuple(unique)
 
 
 def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:

@@ -67,11 +67,13 @@ class Scene:
         task: name of the task.
         state: flat simulator state (the backend defines the layout).
         overrides: per-world changes of the model, such as moved bodies, by field name.
+        layout: sizes of the named parts of ``state`` in order, such as ``{"qpos": 16, "qvel": 15}``; may be empty.
     """
 
     task: str
     state: FloatArray
     overrides: dict[str, FloatArray] = field(default_factory=dict)
+    layout: dict[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -72,8 +72,9 @@ class Worlds:
         """Return the drawable state of one world."""
         if not 0 <= row < len(self._rows):
             raise ValueError(f"row must be in 0..{len(self._rows) - 1}, got {row}")
-        overrides = dict(self._overrides[row])
-        return Scene(self.info.name, self.physics.state(row), {**overrides, "goal": self._goal[row].copy()})
+        overrides = {**self._overrides[row], "goal": self._goal[row].copy()}
+        sizes = {name: getattr(self.physics, name).shape[1] for name in ("qpos", "qvel", "mocap_pos")}
+        return Scene(self.info.name, self.physics.state(row), overrides, sizes)
 
     def close(self) -> None:
         """Release threads and memory; safe to call twice."""

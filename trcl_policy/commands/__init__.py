@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trcl_policy.commands import collect, fisher, measure, show, train
+from trcl_policy.commands import collect, convert, fisher, measure, show, train
 from trcl_policy.commands.parsing import parse
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "collect": (collect.Collect, collect.collect),
+    "convert": (convert.Convert, convert.convert),
     "evaluate": (measure.Evaluate, measure.evaluate),
     "recover": (measure.Recover, measure.recover),
     "fisher": (fisher.Fisher, fisher.fisher),

@@ -19,31 +19,40 @@ class Evaluate:
 
     Attributes:
         run: run directory.
+        matrix: every checkpoint on every task it has learned; goes on where it was stopped.
         checkpoint: number of tasks learned so far minus one, such as 03; the newest where not given.
         tasks: task names joined by commas; all that the checkpoint has learned where not given.
         episodes: rollouts of each task.
         samples: images of each task; as many as the run's scores were taken of where not given.
         seed: seed of the first episode, or of the images.
-        workers: processes; 0 computes in this one. The result is the same.
+        workers: processes, or actors on a Ray cluster; 0 computes in this one. The result is the same.
+        launcher: where workers come from: processes or ray.
+        ray_address: of the Ray cluster; RAY_ADDRESS, or one started on this machine, where not given.
+        timeout: seconds after which a job of a worker counts as hung; measured where not given.
         backend: physics backend: cpu.
         device: auto, cpu or cuda.
         json: print one JSON document.
     """
 
     run: tyro.conf.Positional[Path]
+    matrix: bool = False
     checkpoint: str | None = None
     tasks: str | None = None
     episodes: int = 50
     samples: int | None = None
     seed: int = 1_000_000
     workers: int = 0
+    launcher: str = "processes"
+    ray_address: str | None = None
+    timeout: float | None = None
     backend: str = "cpu"
     device: str = "auto"
     json: bool = False
 
 
 def evaluate(options: Evaluate) -> int:
-    """Run ``trcl evaluate``; the result also goes to ``RUN/evaluations/CHECKPOINT.json``."""
+    """Run ``trcl evaluate``; the result also goes to ``RUN/evaluations/CHECKPOINT.json``, or ``matrix.json``."""
+    from trcl_policy.commands.rollouts import roll_out
     from trcl_policy.commands.score import score
     from trcl_policy.folder import RunFolder
 
@@ -51,70 +60,7 @@ def evaluate(options: Evaluate) -> int:
         if getattr(options, name) < least:
             raise ConfigError(f"{name} must be >= {least}, got {getattr(options, name)}")
     is_images = RunFolder(options.run).config().domain == "images"
-    return score(options) if is_images else _roll_out(options)
-
-
-def _roll_out(options: Evaluate) -> int:
-    import functools
-
-    import torch
-    from tqdm import tqdm
-
-    from trcl_envs.catalog import make_env
-    from trcl_policy.continual.statistics import wilson_interval
-    from trcl_policy.devices import resolve_device
-    from trcl_policy.files import write_json
-    from trcl_policy.folder import RunFolder, provenance
-    from trcl_policy.rollout.workers import cut, run_jobs
-
-    if options.samples is not None:
-        raise ConfigError(f"samples must be left out for policies, which have episodes, got {options.samples}")
-    device = str(resolve_device(options.device))
-    folder = RunFolder(options.run)
-    torch.set_num_threads(folder.config().threads)
-    checkpoint = folder.checkpoint(options.checkpoint)
-    tasks = _learned_tasks(checkpoint, options.tasks)
-    jobs = cut(str(checkpoint), tasks, range(options.seed, options.seed + options.episodes))
-    make = functools.partial(make_env, threads=1, backend=options.backend)
-    episodes = []
-    with tqdm(total=len(tasks) * options.episodes, unit="episode", disable=None) as bar:
-        for done in run_jobs(jobs, make, options.workers, device):
-            episodes += done
-            bar.update(len(done))
-    result: dict[str, Any] = {
-        "run": str(options.run),
-        "checkpoint": checkpoint.name,
-        "backend": options.backend,
-        "tasks": {},
-    }
-    for task in tasks:
-        wins = [episode.success for episode in episodes if episode.task == task]
-        low, high = wilson_interval(sum(wins), len(wins))
-        result["tasks"][task] = {"success": sum(wins) / len(wins), "interval": [low, high], "episodes": len(wins)}
-    result["average"] = sum(entry["success"] for entry in result["tasks"].values()) / len(tasks)
-    records = [episode.record() for episode in episodes]
-    target = folder.path / "evaluations" / f"{checkpoint.name}.json"
-    write_json(target, {**result, "provenance": provenance(), "records": records})
-    lines = [
-        f"{task:<28} {entry['success']:.2f}  [{entry['interval'][0]:.2f}, {entry['interval'][1]:.2f}]"
-        f"  {entry['episodes']} episodes"
-        for task, entry in result["tasks"].items()
-    ]
-    say(options.json, result, "\n".join([*lines, f"{'average':<28} {result['average']:.2f}", f"written: {target}"]))
-    return 0
-
-
-def _learned_tasks(checkpoint: Path, wanted: str | None) -> list[str]:
-    from trcl_envs.catalog import resolve_sequence
-    from trcl_policy.policy.controller import load_policy
-
-    policy = load_policy(checkpoint)
-    if wanted is None:
-        return policy.learned_tasks
-    tasks = list(dict.fromkeys(resolve_sequence(wanted)))
-    for task in tasks:
-        policy.reset(task)
-    return tasks
+    return score(options) if is_images else roll_out(options)
 
 
 @dataclass(frozen=True)

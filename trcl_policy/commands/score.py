@@ -10,7 +10,7 @@ from trcl_policy.commands.parsing import say
 from trcl_policy.folder import RunFolder
 from trcl_policy.schema import ConfigError
 
-ROLLOUTS = ("episodes", "workers", "backend")
+ROLLOUTS = ("matrix", "episodes", "workers", "launcher", "ray_address", "timeout", "backend")
 """Options that mean something for policies only."""
 
 

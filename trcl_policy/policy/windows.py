@@ -66,7 +66,8 @@ class Windows:
         self.lasts = torch.from_numpy(np.repeat(ends - 1, lengths)).to(device)
         self.task, self.guided = task, shape.guided
         self._past = torch.arange(-shape.n_obs_steps + 1, 1, device=device)
-        self._future = torch.arange(shape.horizon, device=device)
+        self._histories = Overlapping(self.observation, ends, shape.n_obs_steps - 1, 0)
+        self._chunks = Overlapping(self.action, ends, 0, shape.horizon - 1)
 
     def __len__(self) -> int:
         """Number of windows N."""
@@ -77,15 +78,45 @@ class Windows:
 
         Guided ones also have ``progress`` (B, 1): -1 at the first step of the episode, 1 at the last.
         """
-        past = torch.maximum(index[:, None] + self._past, self.starts[index, None])
-        future = torch.minimum(index[:, None] + self._future, self.lasts[index, None])
         return {
-            "observation": self.observation[past].flatten(1),
-            "action": self.action[future].flatten(1),
+            "observation": self._histories.take(index),
+            "action": self._chunks.take(index),
             "task": torch.full_like(index, self.task),
             **({"progress": self._progress(index)} if self.guided else {}),
         }
 
+    def history(self, index: Tensor) -> Tensor:
+        """Steps whose observations a window at step ``index`` (B,) has, (B, n_obs_steps)."""
+        return torch.maximum(index[:, None] + self._past, self.starts[index, None])
+
     def _progress(self, index: Tensor) -> Tensor:
         first, last = self.starts[index], self.lasts[index]
         return (2 * (index - first) / (last - first).clamp_min(1) - 1)[:, None]
+
+
+class Overlapping:
+    """All runs of neighbouring rows, one for every step, that can be copied as a whole.
+
+    The rows lie once in memory, each episode with its first and last row repeated as often as a run may reach beyond
+    it. A run is then one piece of that memory, and neighbouring runs are overlapping views of it: several times faster
+    to gather than row by row.
+
+    Args:
+        rows: (N, D), episodes one after another.
+        ends: (E,) exclusive ends of the episodes.
+        before: rows of a run before its step.
+        after: rows of a run after its step.
+    """
+
+    def __init__(self, rows: Tensor, ends: np.ndarray, before: int, after: int) -> None:
+        starts, size = np.concatenate([[0], ends[:-1]]), before + 1 + after
+        places = [np.arange(a - before, b + after).clip(a, b - 1) for a, b in zip(starts, ends, strict=True)]
+        padded = rows[torch.from_numpy(np.concatenate(places)).to(rows.device)].contiguous()
+        shift = np.repeat(np.arange(len(ends)) * (size - 1), ends - starts)  # rows that were put in before an episode
+        self._first = torch.from_numpy(np.arange(len(rows)) + shift).to(rows.device)
+        width = rows.shape[1]
+        self._runs = padded.as_strided((len(padded) - size + 1, size * width), (width, 1))
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return the runs of steps ``index`` (B,), flattened: (B, (before + 1 + after) * D)."""
+        return self._runs.index_select(0, self._first[index])

@@ -88,6 +88,16 @@ def task_of(name: str) -> str:
     return name.split("#")[0]
 
 
+def visit_names(sequence: Sequence[str]) -> tuple[str, ...]:
+    """Names of the visits of tasks: the second visit of a task is called ``name#2``."""
+    seen: dict[str, int] = defaultdict(int)
+    unique = []
+    for name in sequence:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(unique)
+
+
 def learning_curves(metrics: Mapping[str, Any]) -> list[dict[int, float]]:
     """Success of each task while it is learned, by update, from a run's ``metrics.json``; empty where not measured."""
     found = []

@@ -1,10 +1,9 @@
-"""Frames into files: mp4 to look at, animations and still strips for a README. The one file that imports av."""
+"""Frames into files: mp4 to look at, animations and still strips for a README."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from trcl_policy.data.mp4 import Mp4Writer
 from trcl_policy.files import replacing
 
 Frame = NDArray[np.uint8]  # (H, W, 3), upright
@@ -41,7 +41,7 @@ def write_mp4(
         frames: at least one, all of one size; odd sizes lose nothing, their last row or column is repeated.
         fps: frames per second.
         total: how many frames there will be, for the progress bar.
-        quality: x264's rate factor, 0 (lossless) to 51.
+        quality: x264's rate factor, 1 (large, nearly lossless) to 51.
         progress: show a bar on stderr, if that is a terminal.
 
     Returns:
@@ -51,22 +51,15 @@ def write_mp4(
         ValueError: no frame, or frames of different sizes.
         FileError: the machine refuses.
     """
-    import av
-
     first, stream_of = _with_first(frames)
     size, count = first.shape, 0
-    with replacing(path) as beside, av.open(str(beside), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-        stream: Any = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = size[0] + size[0] % 2, size[1] + size[1] % 2
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(quality), "preset": "veryfast"}
-        stream.codec_context.thread_count = 1  # threads would spin beside other processes, and change the bytes
+    with replacing(path) as beside, Mp4Writer(beside, fps, max(quality, 1)) as file:
         for frame in tqdm(
             stream_of, total=total, desc=f"write {path.name}", unit="fr", disable=None if progress else True
         ):
             _must_match(frame, size)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(_even(frame), format="rgb24")))
+            file.write(_even(frame))
             count += 1
-        file.mux(stream.encode())
     return count
 
 

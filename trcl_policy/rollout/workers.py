@@ -1,107 +1,92 @@
-"""Evaluation spread over processes; what comes back does not depend on how many there are.
+"""Evaluation spread over workers; what comes back does not depend on how many there are, nor on those that fail.
 
-Work is cut into jobs of at most ``BLOCK`` seeds before anything is handed out, and a job is computed alike wherever it
-runs. Workers are spawned, never forked, so that no thread pool or GL context is inherited.
+Work is cut into jobs before anything is handed out, and a job is computed alike wherever it runs: in this process, in
+spawned ones, or on a Ray cluster.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import torch
+from trcl_policy.rollout.crew import Crew, Patience, Report
+from trcl_policy.rollout.evaluate import Episode
+from trcl_policy.rollout.jobs import Job, MakeEnv, Setup, cut, load_on
+from trcl_policy.rollout.launchers import Here, Launcher, Processes
 
-from trcl_envs.interface import BatchedEnv, SimulationError
-from trcl_policy.policy.controller import Policy, load_policy
-from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
+__all__ = ["LAUNCHERS", "Job", "Report", "as_done", "cut", "run_jobs"]
 
-MakeEnv = Callable[[str, int], BatchedEnv]
+LAUNCHERS = ("processes", "ray")
 
 
-@dataclass(frozen=True)
-class Job:
-    """Some episodes of one task under one checkpoint.
-
-    Attributes:
-        checkpoint: folder of the policy.
-        task: name of the task.
-        seeds: at most ``BLOCK`` seeds.
-    """
-
-    checkpoint: str
-    task: str
-    seeds: tuple[int, ...]
-
-
-def cut(checkpoint: str, tasks: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """Jobs for every task over all seeds."""
-    blocks = [tuple(seeds[start : start + BLOCK]) for start in range(0, len(seeds), BLOCK)]
-    return [Job(checkpoint, task, block) for task in tasks for block in blocks]
+def run_jobs(
+    jobs: Sequence[Job],
+    make_env: MakeEnv,
+    num_workers: int,
+    device: str = "cpu",
+    **options: Any,
+) -> Iterator[list[Episode]]:
+    """Yield the episodes of each job, in the order of the jobs; see ``as_done``."""
+    setup = setup_for(make_env, device)
+    waiting: dict[int, list[Episode]] = {}
+    following = 0
+    for place, episodes in as_done(jobs, setup, num_workers, **options):
+        waiting[place] = episodes
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
-def run_jobs(jobs: Sequence[Job], make_env: MakeEnv, num_workers: int, device: str = "cpu") -> Iterator[list[Episode]]:
-    """Yield the episodes of each job, in the order of the jobs.
+def setup_for(make_env: MakeEnv, device: str) -> Setup:
+    """What workers need to roll out checkpoints of runs with their policy on ``device``."""
+    return Setup(make_env, functools.partial(load_on, device), gpus=int(device != "cpu"))
+
+
+def as_done(
+    jobs: Sequence[Job],
+    setup: Setup,
+    num_workers: int,
+    *,
+    launcher: str = "processes",
+    address: str | None = None,
+    timeout: float | None = None,
+    report: Report | None = None,
+) -> Iterator[tuple[int, list[Episode]]]:
+    """Yield (place in ``jobs``, episodes) of each job as soon as it is done.
 
     Args:
         jobs: what to roll out.
-        make_env: ``make_env(task, num_worlds)``; with workers it must be importable in another process.
-        num_workers: processes; 0 computes here.
-        device: where the policy runs.
+        setup: what workers need; with workers its parts must be importable in another process.
+        num_workers: workers; 0 computes here, where nothing can be ended that hangs.
+        launcher: where workers come from, one of ``LAUNCHERS``.
+        address: of a Ray cluster; None starts one on this machine, unless RAY_ADDRESS names one.
+        timeout: seconds after which a job counts as hung; None measures how long jobs take.
+        report: filled with faults and with dumps of broken physics.
+
+    Raises:
+        ValueError: an impossible option.
+        SimulationError: a job failed too often, no worker starts, or Ray is not installed.
     """
     if num_workers < 0:
         raise ValueError(f"workers must be >= 0, got {num_workers}")
-    if num_workers == 0:
-        worker = _Worker(make_env, device)
-        try:
-            yield from map(worker, jobs)
-        finally:
-            worker.close()
-        return
-    context = multiprocessing.get_context("spawn")
+    patience = Patience(timeout)
+    source = _launcher(launcher, setup, num_workers, address)
     try:
-        with ProcessPoolExecutor(num_workers, context, _start, (make_env, device)) as pool:
-            yield from pool.map(_run, jobs)
-    except BrokenProcessPool:
-        raise SimulationError("a worker process died, perhaps out of memory; try fewer with --workers") from None
+        yield from Crew(source, max(1, num_workers), patience, report or Report()).run(jobs)
+    finally:
+        source.close()
 
 
-class _Worker:
-    """Keeps the last policy and the last environment for the next job."""
+def _launcher(name: str, setup: Setup, num_workers: int, address: str | None) -> Launcher[Any]:
+    if name not in LAUNCHERS:
+        raise ValueError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {name}")
+    if address is not None and name != "ray":
+        raise ValueError(f"ray_address must be left out where launcher is not ray, got {address}")
+    if name == "processes":
+        return Processes(setup) if num_workers else Here(setup)
+    if not num_workers:
+        raise ValueError("workers must be >= 1 with launcher ray, got 0")
+    from trcl_policy.rollout.cluster import Cluster
 
-    def __init__(self, make_env: MakeEnv, device: str) -> None:
-        self._make_env, self._device = make_env, device
-        self._policy: tuple[str, Policy] | None = None
-        self._env: BatchedEnv | None = None
-
-    def __call__(self, job: Job) -> list[Episode]:
-        if self._policy is None or self._policy[0] != job.checkpoint:
-            self._policy = (job.checkpoint, load_policy(job.checkpoint, self._device))
-        if self._env is None or self._env.info.name != job.task:
-            self.close()
-            self._env = self._make_env(job.task, BLOCK)
-        return evaluate(self._policy[1], self._env, job.seeds)
-
-    def close(self) -> None:
-        """Release the simulation."""
-        if self._env is not None:
-            self._env.close()
-        self._env = None
-
-
-_worker: _Worker | None = None
-
-
-def _start(make_env: MakeEnv, device: str) -> None:
-    global _worker  # one worker a process, made by the pool's initializer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the pool
-    torch.set_num_threads(1)
-    _worker = _Worker(make_env, device)
-
-
-def _run(job: Job) -> list[Episode]:
-    assert _worker is not None, "the pool's initializer makes the worker"
-    return _worker(job)
+    return Cluster(setup, num_workers, address)
