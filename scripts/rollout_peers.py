@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -79,7 +80,7 @@ class PublicVector:
     """Gymnasium's AsyncVectorEnv over Meta-World's environments, one process each."""
 
     def __init__(self, task: str, num_envs: int) -> None:
-        makers: list[Callable[[], Any]] = [lambda seed=seed: Visible(task, seed) for seed in range(num_envs)]
+        makers: list[Callable[[], Any]] = [partial(Visible, task, seed) for seed in range(num_envs)]
         self.env = gymnasium.vector.AsyncVectorEnv(makers, context="spawn")
 
     def steps(self, expert: Expert, count: int) -> float:
