@@ -7,8 +7,9 @@ follows from the state as well, contacts and lagging positions included.
 
 Where bodies are moved in every episode, a state is at first good for the very same places only. In most scenes the
 moved body touches nothing while the hand comes to its start, and the state is the same wherever it stands:
-``SETTLE_ALIKE`` names their tasks. Then the last step also is a check: it is done with the bodies of this episode, and
-unless it ends in the same bits as in the remembered one, the scene settles anew.
+``SETTLE_ALIKE`` names their tasks, as tests find them. The last step is done with the bodies of this episode, and
+unless it ends in the remembered bits, the scene settles anew: a second net, which catches what still touches at the
+end, not what met and parted on the way.
 """
 
 from __future__ import annotations
