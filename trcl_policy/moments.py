@@ -5,6 +5,7 @@ Everything here starts from checkpoints and never changes the run's own results.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from trcl_envs.catalog import make_env, make_renderer, resolve_task, task_info
+from trcl_envs.interface import Renderer
 from trcl_policy.continual.probes import recover
 from trcl_policy.folder import RunFolder
 from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.recovery import open_run
-from trcl_policy.rollout.record import draw, record_episode, side_by_side
+from trcl_policy.rollout.record import EpisodeTrace, draw, record_episodes, side_by_side, tiled
 from trcl_policy.rollout.retention import cells, task_of
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 from trcl_policy.schema import ConfigError, nearest
@@ -26,21 +28,24 @@ SUFFIXES = (".mp4", ".webp", ".gif", ".png")
 STILLS = 3
 SPEED = 0.5
 """Speed of videos against real time."""
+SIZE = 256
+"""Width and height of a panel [px]."""
+MOST_TILES = 16
 LINGER_STEPS = 15
 """Control steps shown after a success."""
 
 
 @dataclass(frozen=True)
 class _Actor:
-    """A policy tied to one task and one noise stream."""
+    """A policy tied to one task and the noise streams of some episodes."""
 
     policy: Policy
     task: str
-    seed: int
+    seeds: Sequence[int]
 
     def reset(self) -> None:
-        """Start the episode."""
-        self.policy.reset(self.task, [self.seed])
+        """Start the episodes."""
+        self.policy.reset(self.task, self.seeds)
 
     def select_action(self, observation: np.ndarray) -> np.ndarray:
         """Actions for the current observations."""
@@ -53,48 +58,68 @@ def film(
     moments: str = "learned,forgotten,recovered",
     seed: int | None = None,
     recovery_steps: int = 100,
-    size: int = 256,
+    size: int | None = None,
     out: Path | None = None,
+    tile: int = 1,
+    backend: str = "cpu",
 ) -> Path:
-    """Film one start state at the chosen moments, side by side; returns the video's path.
+    """Film one start state, or a grid of them, at the chosen moments, side by side; returns the video's path.
 
     Args:
         folder: the run.
         task: task to film; None takes the first of the sequence.
         moments: names of ``MOMENTS`` joined by commas.
-        seed: start state; None takes an evaluation seed that tells the story.
+        seed: (first) start state; None takes an evaluation seed that tells the story, or for a grid the first ones.
         recovery_steps: updates of the recovery.
-        size: width and height of a panel [pixels].
-        out: file, whose suffix chooses the format; None is ``RUN/videos/TASK.mp4``.
+        size: width and height of a panel [pixels]; None is ``SIZE``, for a grid twice that.
+        out: file, whose suffix chooses the format; None is ``RUN/videos/TASK.mp4``, for a grid ``TASK-xN.mp4``.
+        tile: start states in the grid of a panel, 1 to ``MOST_TILES``; their seeds follow each other.
+        backend: physics; the pictures are drawn afterwards from its states.
 
     Raises:
-        ConfigError: an unknown task or moment, or a run without the needed checkpoint.
+        ConfigError: an impossible number, an unknown task or moment, or a run without the needed checkpoint.
         SimulationError: this machine can't draw.
     """
     config = folder.config()
     if config.domain != "policy":
         raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {config.domain}")
+    if not 1 <= tile <= MOST_TILES:
+        raise ConfigError(f"tile must be in 1..{MOST_TILES} [worlds], got {tile}")
+    columns, size = math.ceil(math.sqrt(tile)), SIZE * min(tile, 2) if size is None else size
+    if size < columns:
+        raise ConfigError(f"size must be >= {columns} [pixels], got {size}")
     chosen = _moments(moments)
     sequence = load_policy(folder.checkpoint()).spec.tasks
     task = sequence[0] if task is None else resolve_task(task)
     if task not in sequence:
         raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
-    out = out or folder.path / "videos" / f"{task}.mp4"
+    out = out or folder.path / "videos" / (f"{task}.mp4" if tile == 1 else f"{task}-x{tile}.mp4")
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
-    renderer = make_renderer(task, size, size)
-    env = make_env(task, 1)
-    seed = _telling_seed(folder, task, config.evaluation.seed) if seed is None else seed
+    renderer = make_renderer(task, size // columns, size // columns)
+    env = make_env(task, tile, backend=backend)
+    first = _first_seed(folder, task, config.evaluation.seed, tile) if seed is None else seed
+    seeds = range(first, first + tile)
     try:
         panels = []
         for caption, policy in _policies(folder, task, chosen, recovery_steps):
-            trace = record_episode(env, _Actor(policy, task, seed), seed, extra_steps=LINGER_STEPS)
-            panels.append(draw(trace, renderer, [f"{task}, {SPEED:g} x speed", f"{config.method.name}: {caption}"]))
+            traces = record_episodes(env, _Actor(policy, task, seeds), seeds, extra_steps=LINGER_STEPS)
+            panels.append(_panel(traces, renderer, columns, f"{config.method.name}: {caption}"))
         _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
     finally:
         renderer.close()
         env.close()
     return out
+
+
+def _panel(traces: Sequence[EpisodeTrace], renderer: Renderer, columns: int, caption: str) -> Iterator[np.ndarray]:
+    """What one policy did: one episode with its captions, or a grid of them under a strip that counts the solved."""
+    task = traces[0].info.name
+    if len(traces) == 1:
+        return draw(traces[0], renderer, [f"{task}, {SPEED:g} x speed", caption])
+    solved = sum(trace.solved_at is not None for trace in traces)
+    captions = [f"{task}, {SPEED:g} x speed", f"{caption}: {solved} of {len(traces)} solved"]
+    return tiled([draw(trace, renderer) for trace in traces], columns, captions)
 
 
 def _write(out: Path, frames: Iterator[np.ndarray], fps: float) -> None:
@@ -148,6 +173,11 @@ def _recovered(folder: RunFolder, task: str, steps: int) -> Policy:
     probe = recover(policy.model, start, visit, steps, steps, seed=0, learning_rate=rate)
     params = [snapshot.params for snapshot in probe][-1]
     return Policy(policy.spec, policy.model, params, policy.normalizer)
+
+
+def _first_seed(folder: RunFolder, task: str, default: int, tile: int) -> int:
+    """The seed to film where none was asked for."""
+    return default if tile > 1 else _telling_seed(folder, task, default)
 
 
 def _telling_seed(folder: RunFolder, task: str, default: int) -> int:

@@ -58,19 +58,22 @@ def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu")
         SimulationError: the simulator is not installed.
     """
     from trcl_envs.cpu import CpuPhysics
+    from trcl_envs.starts import SETTLE_ALIKE
     from trcl_envs.worlds import Worlds
 
     if backend not in BACKENDS:
         raise ValueError(unknown("backend", backend, BACKENDS))
     spec = task_spec(name)
-    return Worlds(spec, CpuPhysics(spec.load_model, num_worlds, threads, spec.contacts))
+    alike = spec.info.name in SETTLE_ALIKE
+    return Worlds(spec, CpuPhysics(spec.load_model, num_worlds, threads, spec.contacts, alike))
 
 
 def make_expert(name: str) -> Expert:
     """Build the scripted controller of a task."""
-    from trcl_envs.experts import MetaworldExpert
+    from trcl_envs.experts import SCRIPTS, MetaworldExpert, ScriptedExpert
 
-    return MetaworldExpert(resolve_task(name))
+    name = resolve_task(name)
+    return ScriptedExpert(name) if name in SCRIPTS else MetaworldExpert(name)
 
 
 def make_renderer(name: str, width: int, height: int, camera: str | None = None) -> Renderer:

@@ -1,20 +1,59 @@
-"""Speed, memory and scripted experts of the batched tasks.
+"""Speed, memory, start states and scripted experts of the batched tasks.
 
-``python tests/envs/measure.py speed`` for one scene, ``python tests/envs/measure.py experts [TASK ...]`` for a table.
+``python tests/envs/measure.py speed`` for one scene, ``python tests/envs/measure.py experts [TASK ...]`` for a table,
+``python tests/envs/measure.py settling [TASK ...]`` for the tasks whose start state depends on no moved body.
 """
 
+import itertools
 import resource
 import sys
 import time
 
+import mujoco
 import numpy as np
 
 import trcl_envs
-from trcl_policy.continual.metrics import wilson_interval
+from trcl_envs.catalog import task_spec
+from trcl_envs.cpu import HAND_QUAT
+from trcl_envs.metaworld_tasks import TASKS
+from trcl_envs.worlds import start_generator
+from trcl_policy.continual.statistics import wilson_interval
 
 EPISODES = 100  # seeds 0 to 99
 PAPERS_HORIZON = 200
 LONGEST = 500  # Meta-World's environments raise beyond
+
+
+def draws_to_the_edge(name, count):
+    """Start vectors of seeds 0 to ``count - 1``, and all corners of the box that they are drawn from."""
+    task, spec = TASKS[name], task_spec(name)
+    corners = itertools.product(*zip(task.low, task.high, strict=True))
+    seeded = [spec.sample(start_generator(name, seed)) for seed in range(count)]
+    return np.unique(np.array([*seeded, *corners]), axis=0)
+
+
+def settled_states(name, draws):
+    """Integration states (n, S) before the last physics step of settling, each settled anew with MuJoCo alone."""
+    spec = task_spec(name)
+    model, settling = spec.load_model(), spec.settling
+    data, states = mujoco.MjData(model), []
+    what = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+    for draw in draws:
+        for key, place in spec.overrides(draw[None]).items():
+            model.body(key.partition(":")[2]).pos[:] = place[0]
+        mujoco.mj_resetData(model, data)
+        data.ctrl[:], data.mocap_pos[0], data.mocap_quat[0] = settling.ctrl, settling.mocap_pos, HAND_QUAT
+        mujoco.mj_step(model, data, settling.substeps - 1)
+        states.append(np.empty(mujoco.mj_stateSize(model, what)))
+        mujoco.mj_getState(model, data, states[-1], what)
+    return np.stack(states)
+
+
+def settles_alike(name, count=200):
+    if not TASKS[name].moved:
+        return True
+    states = settled_states(name, draws_to_the_edge(name, count))
+    return bool((states == states[0]).all())
 
 
 def memory():
@@ -85,6 +124,9 @@ if __name__ == "__main__":
             print(f"hammer-v3, {threads} threads: reset {reset:.1f} ms, {rate:.0f} steps/s, {size:.2f} MiB a world")
         for size in (256, 480):
             print(f"hammer-v3: {frames('hammer-v3', size):.0f} frames/s at {size} x {size} px")
+    elif what == "settling":
+        for name in names or trcl_envs.task_names():
+            print(f"{name} {settles_alike(trcl_envs.resolve_task(name))}", flush=True)
     else:
         print(f"| task | solved in {PAPERS_HORIZON} steps | horizon | solved in it | mean steps | longest |")
         print("|---|---|---|---|---|---|")

@@ -126,4 +126,4 @@ def test_missing_metaworld_is_one_clear_line(monkeypatch):
 def test_missing_policies_are_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "metaworld.policies", None)
     with pytest.raises(trcl_envs.SimulationError, match=r"pip install 'trcl-policy\[sim\]'"):
-        trcl_envs.make_expert("push")
+        trcl_envs.make_expert("coffee-pull")

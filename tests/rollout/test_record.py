@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.rollout.fake_sim import HORIZON, PointEnv, PointRenderer
-from trcl_policy.rollout.record import draw, record_episode, side_by_side
+from trcl_policy.rollout.record import draw, record_episode, record_episodes, side_by_side, tiled
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 
 NEAR, FAR = 1, 3  # seeds: every third goal is out of reach
@@ -21,7 +21,7 @@ class Pilot:
         self.resets += 1
 
     def select_action(self, observation):
-        assert observation.shape == (1, 4)
+        assert observation.shape[1:] == (4,)
         return np.clip(20 * (observation[:, 2:] - observation[:, :2]), -1, 1)
 
 
@@ -68,6 +68,17 @@ def test_extra_steps_follow_the_first_success_and_the_horizon_holds():
 def test_episode_stops_where_the_physics_broke():
     trace = record_episode(PointEnv(broken_at=4), Pilot(), 2)
     assert (trace.length, len(trace.scenes)) == (3, 4)
+
+
+def test_episodes_recorded_together_are_those_recorded_alone():
+    seeds = [NEAR, FAR, 2, 4]
+    together = record_episodes(PointEnv(broken_at=5), Pilot(), seeds, extra_steps=3)
+    assert len({trace.length for trace in together}) >= 3
+    for seed, trace in zip(seeds, together, strict=True):
+        alone = record_episode(PointEnv(broken_at=5), Pilot(), seed, extra_steps=3)
+        assert (trace.length, trace.success.tolist()) == (alone.length, alone.success.tolist())
+        for scene, other in zip(trace.scenes, alone.scenes, strict=True):
+            np.testing.assert_array_equal(scene.state, other.state)
 
 
 # ---- drawing ----
@@ -135,6 +146,30 @@ def test_panels_stand_side_by_side_and_the_shorter_holds_its_last_frame():
     for number, frame in enumerate(frames):
         np.testing.assert_array_equal(frame[:, :48], left[min(number, 2)])
         np.testing.assert_array_equal(frame[:, 52:], right[number])
+
+
+def test_grid_is_read_like_text_and_the_shorter_hold_their_last_frame():
+    panels = [shades(3), shades(5), shades(2)]
+    frames = list(tiled([iter(panel) for panel in panels], columns=2, captions=["caption"], gap=2))
+    strip = len(frames[0]) - (2 * 32 + 2)
+    assert len(frames) == 5
+    assert frames[0].shape == (strip + 66, 2 * 48 + 2, 3)
+    assert strip > 10
+    assert frames[0][:strip].max() > 240  # white ink
+    for number, frame in enumerate(frames):
+        grid = frame[strip:]
+        np.testing.assert_array_equal(grid[:32, :48], panels[0][min(number, 2)])
+        np.testing.assert_array_equal(grid[:32, 50:], panels[1][number])
+        np.testing.assert_array_equal(grid[34:, :48], panels[2][min(number, 1)])
+        assert grid[34:, 48:].max() == grid[32:34].max() == 0  # no fourth panel, and the bars
+    assert next(tiled([shades(1)], columns=1)).shape == (32, 48, 3)
+
+
+def test_grids_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="columns must be >= 1, got 0"):
+        next(tiled([shades(1)], columns=0))
+    with pytest.raises(ValueError, match=r"panels must be of one size, got \[\(32, 48\), \(32, 20\)\] px"):
+        next(tiled([shades(1), shades(1, width=20)], columns=2))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from trcl_policy.commands.parsing import say
 
 @dataclass(frozen=True)
 class Record:
-    """Film rollouts of one start state.
+    """Film rollouts of one start state, or of a grid of them.
 
     Attributes:
         run: run directory.
@@ -22,10 +22,12 @@ class Record:
         moments: learned, forgotten, recovered, joined by commas: just after the task was learned, after the last task,
             and after a short recovery from there. Side by side.
         seed: start state; where not given, the first evaluation seed that succeeded when learned and, if there is one,
-            failed after the last task.
+            failed after the last task. With tile: the first of the grid's, else the first evaluation seed.
         recovery_steps: updates of the recovery.
-        size: width and height of a panel [pixels].
+        size: width and height of a panel [pixels]; 256 where not given, with tile 512.
         out: file: .mp4, .webp or .gif (animation), .png (stills); RUN/videos/TASK.mp4 where not given.
+        tile: start states in a grid, 1 to 16, with the share that was solved above it.
+        backend: physics backend: cpu. Pictures are drawn afterwards, from the states of any backend.
     """
 
     run: tyro.conf.Positional[Path]
@@ -33,8 +35,10 @@ class Record:
     moments: str = "learned,forgotten,recovered"
     seed: int | None = None
     recovery_steps: int = 100
-    size: int = 256
+    size: int | None = None
     out: Path | None = None
+    tile: int = 1
+    backend: str = "cpu"
 
 
 def record(options: Record) -> int:

@@ -1,4 +1,4 @@
-"""One episode of a controller, kept as drawable scenes, and drawn later with captions and a success badge."""
+"""Episodes of a controller, kept as drawable scenes, and drawn later with captions and a success badge."""
 
 from __future__ import annotations
 
@@ -55,32 +55,42 @@ class EpisodeTrace:
 
 
 def record_episode(env: BatchedEnv, controller: Controller, seed: int, extra_steps: int = 0) -> EpisodeTrace:
-    """Run one episode in the first world and return its trace.
+    """Run one episode in the first world and return its trace; see ``record_episodes``."""
+    return record_episodes(env, controller, [seed], extra_steps)[0]
 
-    It ends at the first success, at the horizon, or when the physics breaks.
+
+def record_episodes(
+    env: BatchedEnv, controller: Controller, seeds: Sequence[int], extra_steps: int = 0
+) -> list[EpisodeTrace]:
+    """Run one episode a seed, in lockstep, and return their traces.
+
+    Each ends at its first success, at the horizon, or when its physics breaks.
 
     Args:
-        env: worlds of the task; the others are left alone.
+        env: at least ``len(seeds)`` worlds of the task, on any backend; the others are left alone.
         controller: is reset first.
-        seed: the world's start state, as for ``env.reset``.
-        extra_steps: control steps recorded after the first success, so that a viewer sees it.
+        seeds: the worlds' start states, as for ``env.reset``.
+        extra_steps: control steps recorded after a first success, so that a viewer sees it.
     """
     if extra_steps < 0:
         raise ValueError(f"extra_steps must be >= 0 [control steps], got {extra_steps}")
-    observation = env.reset([seed])
+    observation, rows = env.reset(seeds), range(len(seeds))
     controller.reset()
-    scenes, left = [env.scene(0)], env.info.horizon
-    success: list[bool] = []
-    while left > 0:
-        step = env.step(np.asarray(controller.select_action(observation), np.float64))
-        observation, left = step.observation, left - 1
-        if step.failed[0]:
-            break
-        if step.success[0] and not any(success):
-            left = min(left, extra_steps)
-        scenes.append(env.scene(0))
-        success.append(bool(step.success[0]))
-    return EpisodeTrace(env.info, tuple(scenes), np.array(success, bool), len(success))
+    scenes, success = [[env.scene(row)] for row in rows], [list[bool]() for _ in rows]
+    left = np.full(len(seeds), env.info.horizon)
+    while (left > 0).any():
+        active = left > 0
+        step = env.step(np.asarray(controller.select_action(observation), np.float64), active)
+        observation, left = step.observation, np.where(step.failed, 0, left - active)
+        for row in np.flatnonzero(active & ~step.failed).tolist():
+            if step.success[row] and not any(success[row]):
+                left[row] = min(left[row], extra_steps)
+            scenes[row].append(env.scene(row))
+            success[row].append(bool(step.success[row]))
+    return [
+        EpisodeTrace(env.info, tuple(shown), np.array(flags, bool), len(flags))
+        for shown, flags in zip(scenes, success, strict=True)
+    ]
 
 
 def draw(trace: EpisodeTrace, renderer: Renderer, captions: Sequence[str] = ()) -> Iterator[Frame]:
@@ -160,18 +170,59 @@ def side_by_side(panels: Sequence[Iterable[Frame]], gap: int = 4) -> Iterator[Fr
     Raises:
         ValueError: no panel, an empty panel, or panels of different heights.
     """
+    for shown in _together(panels):
+        if len({len(frame) for frame in shown}) > 1:
+            raise ValueError(f"panels must be equally high, got {[len(frame) for frame in shown]} px")
+        yield _joined(shown, gap)
+
+
+def tiled(
+    panels: Sequence[Iterable[Frame]], columns: int, captions: Sequence[str] = (), gap: int = 2
+) -> Iterator[Frame]:
+    """Yield frames with the panels' frames in a grid, in reading order; panels that end early hold their last frame.
+
+    Args:
+        panels: at least one; each yields at least one frame, all of one size. Places without a panel stay black.
+        columns: panels in a row, at least 1.
+        captions: lines on a strip above the grid.
+        gap: width of the black bars between panels [px].
+
+    Raises:
+        ValueError: no column, no panel, an empty panel, or frames of different sizes.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be >= 1, got {columns}")
+    strip: Frame | None = None
+    for shown in _together(panels):
+        if len({frame.shape for frame in shown}) > 1:
+            raise ValueError(f"panels must be of one size, got {[frame.shape[:2] for frame in shown]} px")
+        black = np.zeros_like(shown[0])
+        whole = [*shown, *[black] * (-len(shown) % columns)]
+        rows = [_joined(whole[first : first + columns], gap) for first in range(0, len(whole), columns)]
+        bar = np.zeros((gap, rows[0].shape[1], 3), np.uint8)
+        strip = _strip(rows[0].shape[1], captions) if strip is None else strip
+        yield np.concatenate([strip, *[part for row in rows for part in (bar, row)][1:]])
+
+
+def _together(panels: Sequence[Iterable[Frame]]) -> Iterator[list[Frame]]:
+    """Yield the frames that are shown at the same time, until the last panel ends."""
     streams = [iter(panel) for panel in panels]
-    shown = [next(stream, None) for stream in streams]
-    if not shown or any(frame is None for frame in shown):
-        raise ValueError(f"panels must be at least one, none of them empty, got {len(shown)}")
-    if len({len(frame) for frame in shown if frame is not None}) > 1:
-        raise ValueError(f"panels must be equally high, got {[len(frame) for frame in shown if frame is not None]} px")
+    shown = [frame for stream in streams for frame in [next(stream, None)] if frame is not None]
+    if not shown or len(shown) < len(streams):
+        raise ValueError(f"panels must be at least one, none of them empty, got {len(streams)}")
     while True:
-        yield _joined([frame for frame in shown if frame is not None], gap)
+        yield shown
         fresh = [next(stream, None) for stream in streams]
         if all(frame is None for frame in fresh):
             return
         shown = [old if new is None else new for old, new in zip(shown, fresh, strict=True)]
+
+
+def _strip(width: int, captions: Sequence[str]) -> Frame:
+    """A strip (h, width, 3) with lines of text; of no height without any."""
+    if not captions:
+        return np.zeros((0, width, 3), np.uint8)
+    return _text(captions, max(10, round(width / 28)), STRIP_COLOUR, 1.0, width).colour.round().astype(np.uint8)
 
 
 def _joined(frames: Sequence[Frame], gap: int) -> Frame:
