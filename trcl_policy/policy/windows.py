@@ -77,7 +77,7 @@ class Windows:
 
         Guided ones also have ``progress`` (B, 1): -1 at the first step of the episode, 1 at the last.
         """
-        past = torch.maximum(index[:, None] + self._past, self.starts[index, None])
+        past = self.history(index)
         future = torch.minimum(index[:, None] + self._future, self.lasts[index, None])
         return {
             "observation": self.observation[past].flatten(1),
@@ -85,6 +85,10 @@ class Windows:
             "task": torch.full_like(index, self.task),
             **({"progress": self._progress(index)} if self.guided else {}),
         }
+
+    def history(self, index: Tensor) -> Tensor:
+        """Steps whose observations a window at step ``index`` (B,) has, (B, n_obs_steps)."""
+        return torch.maximum(index[:, None] + self._past, self.starts[index, None])
 
     def _progress(self, index: Tensor) -> Tensor:
         first, last = self.starts[index], self.lasts[index]
