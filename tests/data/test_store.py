@@ -60,9 +60,111 @@ def test_image_keys_are_stored_in_chunks_of_few_frames(tmp_path):
         store.append(replace(episode(3), images={"corner": frames}))
         np.testing.assert_array_equal(store.read("observation.images.corner"), frames)
         assert store.keys == ("action", "observation.images.corner", "observation.state", "success")
-    chunks = zarr.open_group(tmp_path / "s")["data/observation.images.corner"].chunks
-    assert chunks[1:] == (96, 96, 3)
-    assert 96 * 96 * 3 * chunks[0] < 2**20
+        assert store.cameras == ("corner",)
+        assert set(store.arrays(TASKS[0])) == {"action", "observation.state", "success", "episode_ends"}
+        assert store.arrays(TASKS[0], store.keys)["observation.images.corner"].shape == frames.shape
+    assert zarr.open_group(tmp_path / "s")["data/observation.images.corner"].chunks == (4, 96, 96, 3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(rows=st.lists(st.integers(0, 29), max_size=12), cache=st.sampled_from([1, 60_000, 2**28]))
+def test_rows_are_taken_in_any_order_through_a_cache_of_any_size(image_store, rows, cache):
+    path, frames = image_store
+    store = EpisodeStore.open(path)
+    for wanted in (np.array(rows, np.int64), np.array([rows, rows[::-1]], np.int64)):
+        taken = store.take("observation.images.corner", wanted, cache)
+        np.testing.assert_array_equal(taken, frames[wanted])
+    np.testing.assert_array_equal(store.take("action", np.array([3, 1])), store.read("action")[[3, 1]])
+
+
+@pytest.fixture(scope="module")
+def image_store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "s"
+    frames = np.random.default_rng(0).integers(0, 255, (30, 64, 80, 3), dtype=np.uint8)
+    with EpisodeStore.create(path, FACTS) as store:
+        store.append(replace(episode(0, length=18), images={"corner": frames[:18]}))
+        store.append(replace(episode(1, length=12), images={"corner": frames[18:]}))
+    return path, frames
+
+
+def test_rows_out_of_range_and_damaged_chunks_are_named(image_store, tmp_path):
+    path = shutil.copytree(image_store[0], tmp_path / "s")
+    store, key = EpisodeStore.open(path), "observation.images.corner"
+    with pytest.raises(ValueError, match=r"rows must lie in 0\.\.29, got 3 to 30"):
+        store.take(key, np.array([3, 30]))
+    chunk = path / "data" / key / "0.0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0 must be a whole chunk, got bytes that can't be decoded"):
+        store.take(key, np.array([0]))
+    chunk.write_bytes(bytes(10**6))
+    with pytest.raises(ValueError, match="1000000 bytes where 126976 are the most"):
+        store.take(key, np.array([0]))
+    chunk.unlink()
+    with pytest.raises(FileError, match="can't read"):
+        store.take(key, np.array([0]))
+
+
+def test_extra_arrays_keep_their_types(tmp_path):
+    extra = {"next.reward": np.arange(4, dtype=np.float64), "depth": np.ones((4, 2, 3), np.uint16)}
+    with EpisodeStore.create(tmp_path / "s", FACTS) as store:
+        store.append(replace(episode(1), extra=extra))
+        with pytest.raises(ValueError, match=r"next\.reward must be of type float64 as stored, got float32"):
+            store.append(replace(episode(1), extra={**extra, "next.reward": np.zeros(4, np.float32)}))
+        with pytest.raises(ValueError, match=r"next\.reward must have one row per step \(4 >= 1\), got shape \(3,\)"):
+            store.append(replace(episode(1), extra={**extra, "next.reward": np.zeros(3)}))
+    store = EpisodeStore.open(tmp_path / "s")
+    for key, value in extra.items():
+        np.testing.assert_array_equal(store.read(key), value)
+        assert store.read(key).dtype == value.dtype
+
+
+def blocks_of(number, size, dtype=np.float32):
+    arrays = episode(number).arrays().items()
+    whole = {key: value.astype(dtype) if value.dtype.kind == "f" else value for key, value in arrays}
+    for start in range(0, len(whole["action"]), size):
+        yield {key: value[start : start + size] for key, value in whole.items()}
+
+
+def test_episode_in_blocks_is_the_episode(tmp_path):
+    with EpisodeStore.create(tmp_path / "s", FACTS) as store:
+        assert [store.append_blocks(TASKS[0], blocks_of(n, 2), attempt=2 * n) for n in (2, 3)] == [5, 6]
+    assert_holds(tmp_path / "s", [2, 3])
+
+
+def test_blocks_that_stop_fitting_leave_nothing(tmp_path):
+    def broken(dtype=np.float32):
+        yield from blocks_of(2, 2, dtype)
+        yield {key: rows[:1] for key, rows in next(blocks_of(0, 1)).items() if key != "action"}
+
+    with EpisodeStore.create(tmp_path / "s", FACTS) as store:
+        with pytest.raises(ValueError, match="keys of an episode must be"):
+            store.append_blocks(TASKS[0], broken())
+        store.append_blocks(TASKS[0], blocks_of(3, 4, np.float64), attempt=6)  # other types: nothing stayed behind
+        assert store.read("action").dtype == np.float64
+        with pytest.raises(ValueError, match="keys of an episode must be"):
+            store.append_blocks(TASKS[0], broken(np.float64))
+        with pytest.raises(ValueError, match="state must be of type float64 as stored, got float32"):
+            store.append_blocks(TASKS[0], blocks_of(2, 2))
+        with pytest.raises(ValueError, match="must hold at least one row"):
+            store.append_blocks(TASKS[0], [])
+    assert len(EpisodeStore.open(tmp_path / "s").read("action")) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"filters": [{"id": "pickle"}], "dtype": "|O"}, "data/action must be compressed by one of .* got pickle"),
+        ({"compressor": {"id": "evil"}}, "data/action must be compressed by one of .* got evil"),
+        ({"dtype": "|O"}, r"data/action must hold numbers, got values of type \|O"),
+        ({"chunks": [2**29, 2]}, "data/action must have chunks of 1 to 1073741824 bytes, got 4294967296"),
+    ],
+)
+def test_array_that_could_run_code_or_fill_memory_is_refused(tmp_path, change, line):
+    path = make(tmp_path / "s", [0, 1])
+    description = json.loads((path / "data/action/.zarray").read_text())
+    (path / "data/action/.zarray").write_text(json.dumps({**description, **change}))
+    with pytest.raises(ValueError, match=line):
+        EpisodeStore.open(path)
 
 
 lengths = st.lists(st.tuples(st.sampled_from(TASKS), st.integers(1, 40)), min_size=1, max_size=8)

@@ -14,6 +14,7 @@ from trcl_policy.files import FileError, explained
 
 ZARR_2 = zarr.__version__.startswith("2.")  # Python 3.10 has no zarr 3; the files are the same
 CHUNK_BYTES = 2**19  # one chunk holds about this much before compression: few files, yet cheap to rewrite on append
+FRAME_CHUNK_BYTES = 2**17  # of images: a window reads few frames at a time, anywhere, and decodes whole chunks
 CHUNK_ROWS = 1024
 LONG_CHUNK_ROWS = 4096  # for arrays with one small entry per episode
 
@@ -40,16 +41,17 @@ def open_group(path: Path, mode: str) -> zarr.Group:
 
 
 def create(group: zarr.Group, name: str, rows: NDArray) -> zarr.Array:
-    """Make an array that holds ``rows`` and can grow, in chunks of about CHUNK_BYTES.
+    """Make an array that holds ``rows`` and can grow, in chunks of about CHUNK_BYTES, or FRAME_CHUNK_BYTES for images.
 
     Floats start as NaN and integers as -1, so that a lost chunk is noticed instead of being read as zeros.
     """
     row_bytes = max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:])))
+    chunk_bytes = FRAME_CHUNK_BYTES if rows.ndim >= 3 else CHUNK_BYTES
     longest = LONG_CHUNK_ROWS if rows.dtype.kind == "i" else CHUNK_ROWS
     form = {
         "shape": rows.shape,
         "dtype": rows.dtype,
-        "chunks": (max(1, min(longest, CHUNK_BYTES // row_bytes)), *rows.shape[1:]),
+        "chunks": (max(1, min(longest, chunk_bytes // row_bytes)), *rows.shape[1:]),
         "fill_value": {"f": np.nan, "i": -1}.get(rows.dtype.kind, 0),
     }
     blosc = Blosc(cname="zstd", clevel=3, shuffle=Blosc.SHUFFLE)

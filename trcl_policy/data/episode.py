@@ -45,6 +45,7 @@ class Episode:
         success: (T,) whether the task counted as solved after each action.
         images: by camera name, (T, H, W, 3) uint8.
         attempt: which seeded attempt this was, counted from 0; -1 when unknown.
+        extra: other numbers by their names in the store, (T, ...), whose types are kept.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Episode:
     success: NDArray[np.bool_]
     images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     attempt: int = -1
+    extra: Mapping[str, NDArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)
@@ -65,9 +67,16 @@ class Episode:
             SUCCESS: np.asarray(self.success, np.bool_),
             **{f"{IMAGES}.{camera}": np.asarray(image, np.uint8) for camera, image in self.images.items()},
         }
-        for key, value in arrays.items():
-            if value.ndim != {STATE: 2, ACTION: 2, SUCCESS: 1}.get(key, 4) or len(value) != len(self) or not len(self):
+        both = sorted(set(arrays) & set(self.extra))
+        if both:
+            raise ValueError(f"extra must have names of its own, got {', '.join(both)}")
+        num_axes = {STATE: 2, ACTION: 2, SUCCESS: 1}
+        for key, value in {**arrays, **self.extra}.items():
+            axes = num_axes.get(key, value.ndim if key in self.extra else 4)
+            if value.ndim != axes or not axes or len(value) != len(self) or not len(self):
                 raise ValueError(f"{key} must have one row per step ({len(self)} >= 1), got shape {value.shape}")
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
+            if value.dtype.kind not in "biuf":
+                raise ValueError(f"{key} must hold numbers, got values of type {value.dtype}")
+            if key not in self.extra and value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"{key} must be finite, got NaN or infinity in an episode of {self.task}")
-        return arrays
+        return {**arrays, **{key: np.asarray(value) for key, value in self.extra.items()}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from trcl_policy.data.arrays import open_group
+from trcl_policy.data.rows import check_folder
 
 STATE, ACTION, SUCCESS, IMAGES = "observation.state", "action", "success", "observation.images"
 # arrays under meta/ and their attribute of Index, in the order in which they are written: the end commits an episode
@@ -81,6 +84,7 @@ def read_index(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, Index]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # zarr warns of the half-written files of a killed writer
         try:
+            check_folder(path)
             group = _open(path, mode)
             return group, _checked(group)
         except ValueError as error:
@@ -115,6 +119,20 @@ def read_rows(array: zarr.Array, start: int, stop: int) -> NDArray:
     except (ValueError, RuntimeError, TypeError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"{array.path} must be whole, got bytes that can't be decoded: {why}") from error
+
+
+def fingerprint(index: Index, arrays: Mapping[str, zarr.Array]) -> str:
+    """Return the sha256 of tasks, episodes and every value of ``arrays``, whatever their chunks and compression."""
+    digest, num_rows = hashlib.sha256(), int(index.ends[-1]) if len(index.ends) else 0
+    digest.update(json.dumps([index.names, index.frequencies, len(index.ends)]).encode())
+    digest.update(index.ends.astype("<i8").tobytes() + index.tasks.astype("<i8").tobytes())
+    for key, array in arrays.items():
+        digest.update(json.dumps([key, array.dtype.str.lstrip("<>|="), array.shape[1:]]).encode())
+        step = 65536 if array.ndim < 3 else 1024
+        for start in range(0, num_rows, step):
+            rows = read_rows(array, start, min(start + step, num_rows))
+            digest.update(np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
 
 
 def _open(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
@@ -160,10 +178,17 @@ def _check_data(group: zarr.Group, num_rows: int) -> None:
         _must(array.shape[0] >= num_rows, f"data/{key} must have {num_rows} rows", array.shape[0])
         kind = REQUIRED.get(key, array.dtype.kind)
         _must(array.dtype.kind == kind, f"data/{key} must be of kind {kind!r}", array.dtype)
+        if key.startswith(f"{IMAGES}."):
+            _must(is_image(array.dtype, array.shape), f"data/{key} must be (rows, H, W, 3) uint8", array)
     for key in (STATE, ACTION):
         _must(arrays[key].ndim == 2, f"data/{key} must be of shape (rows, dimension)", arrays[key].shape)
     broken = ~np.isfinite(read_rows(arrays[ACTION], 0, num_rows)).all(axis=1)
     _must(not broken.any(), "data/action must be finite", f"NaN or infinity in {broken.sum()} rows")
+
+
+def is_image(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Return whether an array holds pictures (N, H, W, 3) uint8."""
+    return len(shape) == 4 and shape[3] == 3 and dtype == np.uint8
 
 
 def _must(holds: Any, rule: str, got: Any) -> None:

@@ -3,7 +3,7 @@
     data/observation.state (N, Do) float32      meta/episode_ends (E,) int64   row after each episode's last row
     data/action            (N, Da) float32      meta/task         (E,) int64   index into the attribute ``task_names``
     data/success           (N,)    bool         meta/attempt      (E,) int64   which seeded attempt it was, -1 unknown
-    data/observation.images.<camera> (N, H, W, 3) uint8, where there are images
+    data/observation.images.<camera> (N, H, W, 3) uint8, where there are images; data/<anything else> (N, ...) as given
 
 Written through the zarr 3 library as ``zarr_format=2``, so that readers built on zarr 2 open it too. An episode exists
 from the moment its end is in ``meta/episode_ends``, the last thing written; whatever a killed process left beyond that
@@ -12,12 +12,12 @@ is ignored by readers and cut off by the next writer.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import shutil
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 
 from trcl_policy.data.arrays import acquire, create, open_group, place, resize
 from trcl_policy.data.episode import Episode, StoredTask, TaskFacts
-from trcl_policy.data.layout import META, Index, read_index, read_rows
+from trcl_policy.data.layout import META, REQUIRED, Index, read_index
+from trcl_policy.data.reading import StoredEpisodes
 from trcl_policy.files import explained
 
 __all__ = ["Episode", "EpisodeStore", "StoredTask", "TaskFacts"]
 
 
-class EpisodeStore:
+class EpisodeStore(StoredEpisodes):
     """Episodes of several tasks on disk; make one with :meth:`create` or :meth:`open`.
 
     One process at a time may hold a store open for appending (an advisory lock on the folder, released by
@@ -42,11 +43,9 @@ class EpisodeStore:
     """
 
     def __init__(self, path: Path, group: zarr.Group, index: Index, lock: int | None) -> None:
-        self.path = path
+        super().__init__(path, dict(group["data"].arrays()) if len(index.ends) else {}, index)
         self._group = group
-        self._data = dict(group["data"].arrays()) if len(index.ends) else {}
         self._meta: dict[str, zarr.Array] = {}  # filled only for appending
-        self._index = index
         self._release = weakref.finalize(self, os.close, lock) if lock is not None else None
 
     @classmethod
@@ -117,89 +116,6 @@ class EpisodeStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __len__(self) -> int:
-        """Return the number of episodes."""
-        return len(self._index.ends)
-
-    @property
-    def tasks(self) -> tuple[StoredTask, ...]:
-        """The tasks in the order in which they were added, also those without episodes."""
-        return tuple(StoredTask(n, f) for n, f in zip(self._index.names, self._index.frequencies, strict=True))
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """The names of :attr:`tasks`."""
-        return self._index.names
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where the episodes come from, as JSON."""
-        return dict(self._index.provenance)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The sorted names of the arrays under ``data/``; empty before the first episode."""
-        return tuple(sorted(self._data)) if len(self) else ()
-
-    @property
-    def num_rows(self) -> int:
-        """Control steps over all episodes."""
-        return int(self._index.ends[-1]) if len(self) else 0
-
-    def num_episodes(self, task: str | None = None) -> int:
-        """Return how many episodes a task has, or all tasks together; raises ValueError for a task not listed."""
-        return len(self.episodes_of(task))
-
-    def episodes_of(self, task: str | None = None) -> NDArray[np.int64]:
-        """Return the (first, past-last) rows of a task's episodes, or of all, in store order: (E, 2) int64."""
-        ends = self._index.ends
-        spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1) if len(ends) else np.empty((0, 2), np.int64)
-        return spans if task is None else spans[self._index.tasks == self._index.number(task)]
-
-    def attempts_of(self, task: str) -> NDArray[np.int64]:
-        """Return which seeded attempt each of a task's episodes was, (E,) int64, -1 where unknown."""
-        return self._index.attempts[self._index.tasks == self._index.number(task)]
-
-    def read(self, key: str, task: str | None = None) -> NDArray:
-        """Return an array's rows of one task's episodes, end to end, or of all episodes.
-
-        Raises:
-            ValueError: the key or the task is not in the store, or the stored bytes are damaged.
-        """
-        if key not in self.keys:
-            raise ValueError(f"key must be one of {list(self.keys)}, got {key!r}")
-        spans = self.episodes_of(task)
-        if not len(spans):
-            return read_rows(self._data[key], 0, 0)
-        first = int(spans[0, 0])
-        rows = read_rows(self._data[key], first, int(spans[-1, 1]))
-        if len(rows) == int((spans[:, 1] - spans[:, 0]).sum()):
-            return rows  # the task's episodes lie side by side
-        return np.concatenate([rows[start - first : stop - first] for start, stop in spans])
-
-    def arrays(self, task: str) -> dict[str, NDArray]:
-        """Return a task's data: each of :attr:`keys`, (n, ...), and ``episode_ends`` (e,) within these rows."""
-        spans = self.episodes_of(task)
-        arrays = {key: self.read(key, task) for key in self.keys}
-        return {**arrays, "episode_ends": np.cumsum(spans[:, 1] - spans[:, 0], dtype=np.int64)}
-
-    def fingerprint(self) -> str:
-        """Return the sha256 of the contents: tasks, episodes and every value, whatever the chunks and the compression.
-
-        Provenance and attempts do not count: they say where the values come from.
-        """
-        index, digest = self._index, hashlib.sha256()
-        digest.update(json.dumps([index.names, index.frequencies, len(self)]).encode())
-        digest.update(index.ends.astype("<i8").tobytes() + index.tasks.astype("<i8").tobytes())
-        for key in self.keys:
-            block = read_rows(self._data[key], 0, 0)
-            digest.update(json.dumps([key, block.dtype.str.lstrip("<>|="), block.shape[1:]]).encode())
-            for start in range(0, self.num_rows, 65536 if block.ndim < 3 else 1024):
-                stop = min(start + (65536 if block.ndim < 3 else 1024), self.num_rows)
-                rows = read_rows(self._data[key], start, stop)
-                digest.update(np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).tobytes())
-        return digest.hexdigest()
-
     def add_task(self, task: TaskFacts) -> None:
         """List a task, so that episodes of it can be appended; a task already listed must have the same frequency.
 
@@ -243,27 +159,80 @@ class EpisodeStore:
         for episode in episodes:
             index = index.with_episode(index.number(episode.task), len(episode), episode.attempt)
         self._must_fit(parts)
-        with explained("write", self.path):
+        with self._whole_or_nothing():
             for key in parts[0]:
-                self._place_data(key, np.concatenate([part[key] for part in parts]))
-            for name, attribute in META.items():  # episode_ends comes last: it makes the episodes exist
-                place(self._meta[name], len(self), getattr(index, attribute)[len(self) :])
+                self._place_data(key, self.num_rows, np.concatenate([part[key] for part in parts]))
+            self._commit(index)
+
+    def append_blocks(self, task: str, blocks: Iterable[Mapping[str, NDArray]], attempt: int = -1) -> int:
+        """Add one episode that comes as blocks of rows, so that it never needs to be in memory as a whole.
+
+        Args:
+            task: name of a listed task.
+            blocks: arrays (n, ...) by their names in the store, every block with the same names; types are kept.
+            attempt: see :class:`Episode`.
+
+        Returns:
+            The episode's number of rows.
+
+        Raises:
+            ValueError: not a listed task, no row, or arrays that do not fit the stored ones; no episode is added.
+            FileError: the disk is full or the folder can't be written; no episode is added.
+        """
+        self._must_be_writable()
+        number, length = self._index.number(task), 0
+        with self._whole_or_nothing():
+            for block in blocks:
+                sizes = {len(rows) for rows in block.values()}
+                if len(sizes) != 1:
+                    raise ValueError(f"arrays of a block must have equally many rows, got {sorted(sizes)}")
+                self._must_fit([block])
+                for key, rows in block.items():
+                    self._place_data(key, self.num_rows + length, rows)
+                length += sizes.pop()
+            if not length:
+                raise ValueError(f"blocks must hold at least one row, got none for an episode of {task}")
+            self._commit(self._index.with_episode(number, length, attempt))
+        return length
+
+    @contextlib.contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
+        """Remove what the block has put in place when it fails."""
+        self._readers = {}
+        with explained("write", self.path):
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._cut_surplus()
+                raise
+
+    def _commit(self, index: Index) -> None:
+        """Make the new episodes of ``index`` exist, whose rows are in place."""
+        for name, attribute in META.items():  # episode_ends comes last
+            place(self._meta[name], len(self), getattr(index, attribute)[len(self) :])
         self._index = index
 
-    def _place_data(self, key: str, rows: NDArray) -> None:
+    def _place_data(self, key: str, start: int, rows: NDArray) -> None:
         if key not in self._data:
             self._data[key] = create(self._group, f"data/{key}", rows[:0])
-        place(self._data[key], self.num_rows, rows)
+        place(self._data[key], start, rows)
 
     def _must_fit(self, parts: Sequence[Mapping[str, NDArray]]) -> None:
-        known = {key: self._data[key].shape[1:] for key in self.keys}
-        known = known or {key: value.shape[1:] for key, value in parts[0].items()}
+        known = {key: (array.shape[1:], array.dtype) for key, array in self._data.items()}
+        known = known or {key: (value.shape[1:], value.dtype) for key, value in parts[0].items()}
+        missing = sorted(set(REQUIRED) - set(known))
+        if missing:
+            raise ValueError(f"keys of an episode must include {', '.join(REQUIRED)}, got none called {missing[0]}")
         for part in parts:
             if set(part) != set(known):
                 raise ValueError(f"keys of an episode must be {sorted(known)} as stored, got {sorted(part)}")
             for key, value in part.items():
-                if value.shape[1:] != known[key]:
-                    raise ValueError(f"{key} must have rows of shape {known[key]} as stored, got {value.shape[1:]}")
+                shape, dtype = known[key]
+                if value.shape[1:] != shape:
+                    raise ValueError(f"{key} must have rows of shape {shape} as stored, got {value.shape[1:]}")
+                if value.dtype != dtype:
+                    raise ValueError(f"{key} must be of type {dtype} as stored, got {value.dtype}")
 
     def _must_be_writable(self) -> None:
         if self._release is None or not self._release.alive:
