@@ -18,6 +18,7 @@ from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.recovery import open_run
 from trcl_policy.rollout.record import draw, record_episode, side_by_side
 from trcl_policy.rollout.retention import cells, task_of
+from trcl_policy.rollout.seeing import Seeing, with_eyes
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 from trcl_policy.schema import ConfigError, nearest
 
@@ -34,7 +35,7 @@ LINGER_STEPS = 15
 class _Actor:
     """A policy tied to one task and one noise stream."""
 
-    policy: Policy
+    policy: Policy | Seeing
     task: str
     seed: int
 
@@ -88,7 +89,7 @@ def film(
     try:
         panels = []
         for caption, policy in _policies(folder, task, chosen, recovery_steps):
-            trace = record_episode(env, _Actor(policy, task, seed), seed, extra_steps=LINGER_STEPS)
+            trace = record_episode(env, _Actor(with_eyes(policy, env), task, seed), seed, extra_steps=LINGER_STEPS)
             panels.append(draw(trace, renderer, [f"{task}, {SPEED:g} x speed", f"{config.method.name}: {caption}"]))
         _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
     finally:
@@ -147,7 +148,7 @@ def _recovered(folder: RunFolder, task: str, steps: int) -> Policy:
     start = policy.params_of(domain.distinct.index(task))
     probe = recover(policy.model, start, visit, steps, steps, seed=0, learning_rate=rate)
     params = [snapshot.params for snapshot in probe][-1]
-    return Policy(policy.spec, policy.model, params, policy.normalizer)
+    return Policy(policy.spec, policy.model, params, policy.normalizer, encoder=policy.encoder)
 
 
 def _telling_seed(folder: RunFolder, task: str, default: int) -> int:
