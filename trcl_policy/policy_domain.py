@@ -167,7 +167,8 @@ class PolicyDomain:
         policy = Policy(self.spec, self.model, params, self.normalizer, encoder=self.encoder)
         met = rehearse(policy, self.env(name), count, partial(_seeds, rng))
         chosen = list(self.spec.observation_indices)
-        steps = Steps(self._tensors({"observation": met.observation[:, chosen], "action": met.action}), met.episode_ends)
+        parts = self._tensors({"observation": met.observation[:, chosen], "action": met.action})
+        steps = Steps(parts, met.episode_ends)
         if self.spec.vision is not None:
             steps = replace(steps, frames=held_frames(met.images, self.spec.vision.cameras, self.device))
         return dict(draw(self._windows(self._seen(steps, name), index), count, rng))

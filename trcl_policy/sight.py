@@ -1,8 +1,8 @@
 """What a policy with cameras needs besides numbers: pictures out of the store, an encoder, and features of pictures.
 
-An encoder that learns ``always`` is part of the policy. Any other stands outside it: it is drawn at random (``never``), or
-learned by imitation from the first task's demonstrations before anything else (``first_task``), and is fixed from then
-on. Features are then numbers like all others: they are computed once, can be generated, and never go stale.
+An encoder that learns ``always`` is part of the policy. Any other stands outside it: it is drawn at random (``never``),
+or learned by imitation from the first task's demonstrations before anything else (``first_task``), and is fixed from
+then on. Features are then numbers like all others: they are computed once, can be generated, and never go stale.
 """
 
 from __future__ import annotations
@@ -119,8 +119,7 @@ def with_features(steps: Steps, spec: PolicySpec, encoder: Mapping[str, Tensor],
     The episodes come ``crops`` times: first as the policy will see them, in the middle of every picture, then with a
     random crop for each episode.
     """
-    vision, frames = spec.vision, steps.frames
-    assert vision is not None and frames is not None, "only steps with pictures have features"
+    vision, frames = _sighted(spec, steps)
     eye, count = vision.build(0), len(steps.parts["action"])
     episode = np.repeat(np.arange(len(steps.ends)), np.diff(steps.ends, prepend=0))
     rng = torch.Generator().manual_seed(seed)
@@ -141,6 +140,13 @@ def with_features(steps: Steps, spec: PolicySpec, encoder: Mapping[str, Tensor],
     return Steps({"observation": torch.cat([state, features], dim=1), "action": action}, ends)
 
 
+def _sighted(spec: PolicySpec, steps: Steps) -> tuple[Vision, Frames]:
+    """How the policy sees and what; there must be both."""
+    assert spec.vision is not None, "only a policy with cameras has features"
+    assert steps.frames is not None, "only steps with pictures have features"
+    return spec.vision, steps.frames
+
+
 def make_encoder(
     config: RunConfig, spec: PolicySpec, first: Steps, device: torch.device, home: Path | None
 ) -> dict[str, Tensor]:
@@ -153,19 +159,19 @@ def make_encoder(
         device: where to learn.
         home: run directory; what its checkpoints hold need not be learned again.
     """
-    assert spec.vision is not None, "only a policy with cameras has an encoder"
+    vision, _ = _sighted(spec, first)
     for path in sorted((home or Path()).glob("checkpoints/[0-9]*/encoder.safetensors")) if home else ():
-        return load_encoder(path, spec.vision, device)
-    if spec.vision.learns == "never":
-        drawn = spec.vision.build(derive_seed(config.seed, "encoder"))
+        return load_encoder(path, vision, device)
+    if vision.learns == "never":
+        drawn = vision.build(derive_seed(config.seed, "encoder"))
         return {name: leaf.detach().to(device) for name, leaf in drawn.named_parameters()}
-    return _learned(config, replace(spec, vision=replace(spec.vision, learns="always")), first, device)
+    return _learned(config, replace(spec, vision=replace(vision, learns="always")), first, device)
 
 
 def _learned(config: RunConfig, spec: PolicySpec, first: Steps, device: torch.device) -> dict[str, Tensor]:
     """The encoder of a policy that learned the first task alone, by imitation."""
-    assert spec.vision is not None and first.frames is not None, "see make_encoder"
-    wide = with_ranges(first, spec.vision.num_features)
+    vision, frames = _sighted(spec, first)
+    wide = with_ranges(first, vision.num_features)
     sizes = {"observation": spec.shape.observation_dim, "action": spec.shape.action_dim}
     normalizer = Normalizer.empty(sizes, len(spec.tasks)).fitted(
         0, {part: value.cpu() for part, value in wide.parts.items()}, config.policy.min_range
@@ -173,7 +179,7 @@ def _learned(config: RunConfig, spec: PolicySpec, first: Steps, device: torch.de
     scaled = {part: normalizer.normalize(part, value, 0) for part, value in wide.parts.items()}
     scaled["observation"] = scaled["observation"][:, : len(spec.observation_indices)]
     shape = replace(spec.shape, guided=False)
-    windows = SeeingWindows(scaled, first.ends, 0, shape, first.frames)
+    windows = SeeingWindows(scaled, first.ends, 0, shape, frames)
     task = Task("encoder", windows, {"task": torch.tensor([0], device=device)})
     model = replace(spec, shape=shape).model(derive_seed(config.seed, "encoder network"), device, config.precision)
     params = {name: leaf.detach() for name, leaf in model.net.named_parameters()}

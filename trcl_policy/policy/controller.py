@@ -22,7 +22,7 @@ from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.seeing import encode, encoder_params
 from trcl_policy.policy.spec import PolicySpec
 from trcl_policy.policy.trajectory import TrajectoryModel
-from trcl_policy.policy.vision import Vision, central
+from trcl_policy.policy.vision import Encoder, Vision, central
 
 __all__ = ["ROWS", "Ownership", "Policy", "PolicySpec", "load_encoder", "load_policy"]
 
@@ -75,7 +75,7 @@ class Policy:
     ) -> None:
         self.spec, self.model, self.params, self.normalizer = spec, model, params, normalizer
         self.ownership, self.encoder = ownership, encoder
-        self._eye = spec.vision.build(0) if spec.vision else None
+        self._eye: Encoder | None = None
         self.device = next(iter(params.values())).device
         learned = self.learned_tasks
         self._task = spec.tasks.index(learned[-1]) if learned else 0
@@ -177,7 +177,7 @@ class Policy:
         seen = read_look(history, self.spec.vision, 3)
         raw = seen.state.to(self.device)[:, :, list(self.spec.observation_indices)]
         if self.spec.vision is not None:
-            raw = torch.cat([raw, self._features(seen.pictures)], dim=2)
+            raw = torch.cat([raw, self._features(self.spec.vision, seen.pictures)], dim=2)
         observation = self.normalizer.normalize("observation", raw, self._task).flatten(1)
         self._ensure_rngs(len(raw))
         blocks = zip(observation.split(ROWS), _split(self._rngs[: len(raw)]), strict=True)
@@ -185,19 +185,19 @@ class Policy:
         actions = self.normalizer.unnormalize("action", made, self._task).clamp(-1, 1)
         return actions[:, : self.spec.n_action_steps].cpu()
 
-    def _features(self, pictures: Tensor | None) -> Tensor:
+    def _features(self, vision: Vision, pictures: Tensor | None) -> Tensor:
         """Features (B, n_obs_steps, num_features) of the middle of pictures (B, n_obs_steps, cameras, H, W, 3)."""
-        vision, eye = self.spec.vision, self._eye
-        assert vision is not None and eye is not None, "only a policy with cameras has features"
         if pictures is None:
             raise ValueError(f"observation must hold pictures of {', '.join(vision.cameras)} at this step, got none")
+        if self._eye is None:
+            self._eye = vision.build(0)  # its own weights are never used
         weights = encoder_params(self._weights) if self.encoder is None else self.encoder
         found = []
         with torch.no_grad():
             for block in central(pictures, vision).split(ROWS):
                 padded = block.new_zeros(ROWS, *block.shape[1:])
                 padded[: len(block)] = block
-                found.append(encode(eye, weights, padded.to(self.device))[: len(block)])
+                found.append(encode(self._eye, weights, padded.to(self.device))[: len(block)])
         return torch.cat(found)
 
     def _act(self, observation: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:

@@ -39,12 +39,12 @@ def encoder_params(params: Params) -> dict[str, Tensor]:
 
 
 def encode(encoder: Encoder, params: Params, pictures: Tensor) -> Tensor:
-    """Features (..., num_features) of cropped pictures (..., cameras, h, w, 3) under the encoder's weights ``params``."""
+    """Features (..., num_features) of cropped pictures (..., cameras, h, w, 3) under the encoder's ``params``."""
     return functional_call(encoder, dict(params), (pictures,))
 
 
 class SeeingModel(TrajectoryModel):
-    """The policy p(a | o, task) with o = (state, features of pictures), where the encoder's weights are the model's own.
+    """The policy p(a | o, task), o = (state, features of pictures), where the encoder's weights are the model's own.
 
     It generates no observations: what they are would change with every step of the encoder. So every training sample
     trains the policy, and the observation's part of targets and predictions is zero.

@@ -1,4 +1,4 @@
-"""From pictures to features: a residual network with group norms, and spatial softmax (as in diffusion_policy, robomimic).
+"""From pictures to features, as in diffusion_policy and robomimic: a residual network and spatial softmax.
 
     picture (H, W, 3) bytes -> crop (crop_size, crop_size) -> ResNet -> maps -> spatial softmax -> keypoints in [-1, 1]
 
@@ -59,7 +59,7 @@ class Vision:
             raise ValueError(f"width must be a multiple of 16, got {self.width}")
         if self.keypoints < 1:
             raise ValueError(f"keypoints must be >= 1, got {self.keypoints}")
-        least = 2 ** (self.stages + 2)
+        least = 2 ** (self.stages + 1) + 1  # maps of 2 x 2 at least
         if not least <= self.crop_size <= self.image_size:
             raise ValueError(
                 f"crop_size must be in [{least}, image_size = {self.image_size}] for {self.stages} stages, "

@@ -221,7 +221,7 @@ def demonstrate(
     for now in range(info.horizon):
         states[now] = observation
         if eyes is not None:
-            for row in np.flatnonzero(left > 0):
+            for row in np.flatnonzero(left > 0).tolist():
                 views[row].append(eyes.row(row))
         actions[now] = np.clip(expert.actions(observation) + noise[now], -1, 1)
         step = env.step(actions[now].astype(np.float64), active=left > 0)

@@ -73,5 +73,8 @@ def _episodes(controller: Controller, env: BatchedEnv, seeds: Sequence[int]) -> 
         observation = step.observation
         if not active.any():
             break
-    images = [{c: np.stack([view[c][row] for view in views[:end]]) for c in views[0]} for row, end in enumerate(lengths)]
-    return [(states[row, :end], actions[row, :end], images[row]) for row, end in enumerate(lengths)]
+    met = []
+    for row, end in enumerate(lengths):
+        images = {camera: np.stack([view[camera][row] for view in views[:end]]) for camera in views[0]}
+        met.append((states[row, :end], actions[row, :end], images))
+    return met
