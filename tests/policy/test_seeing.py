@@ -90,6 +90,15 @@ def test_resuming_equals_never_having_stopped(name):
         assert_same(whole[number + 1 :], run(method(name), whole[number][2]))
 
 
+@pytest.mark.parametrize("name", ["ewc_lowrank", "mas", "si", "vrmcl", "lamaml"])
+def test_fishers_and_meta_gradients_go_through_the_encoder(name):
+    first, *_, last = (theta for _, theta, _ in run(method(name)))
+    layout = Layout.of({name: leaf for name, leaf in spec().model(1).net.named_parameters()})
+    assert torch.isfinite(last).all()
+    moved = layout.unflatten((last - first).abs())
+    assert all(leaf.any() for leaf in moved.values() if leaf.numel() > 1)
+
+
 def corrupted_samples(n_obs_steps=1, count=5):
     model = spec(n_obs_steps).model(1)
     params = {name: p.detach() for name, p in model.net.named_parameters()}
