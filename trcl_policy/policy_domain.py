@@ -5,6 +5,7 @@ This is the top of the house, the one place where concrete simulators are named.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -82,7 +83,9 @@ class PolicyDomain:
         if self.spec.vision is not None and not self.spec.learns_to_see:
             first = self._steps(self.distinct[0])
             learned = first.between(0, len(first.ends) - config.data.held_out)
+            started = time.monotonic()
             self.encoder = make_encoder(config, self.spec, learned, self.device, home)
+            self.encoder_seconds = time.monotonic() - started
         by_name = {name: self._load(index, name) for index, name in enumerate(self.distinct)}
         self.tasks = TaskSequence(
             tuple(
@@ -242,7 +245,13 @@ class PolicyDomain:
                 "collected_with": self._store.provenance,
             },
             "num_parameters": sum(tensor.numel() for tensor in self.model.net.parameters()),
+            **({"encoder": self._encoder_facts(self.encoder)} if self.encoder is not None else {}),
         }
+
+    def _encoder_facts(self, encoder: Params) -> dict[str, Any]:
+        """An encoder outside the policy: how large it is, and the seconds it took before the run's clock starts."""
+        size = sum(tensor.numel() for tensor in encoder.values())
+        return {"learns": self.config.encoder_learns, "num_parameters": size, "seconds": self.encoder_seconds}
 
     def close(self) -> None:
         """Release the simulations."""
