@@ -45,7 +45,7 @@ class DrawnEnv(PointEnv):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.painters = {}
+        self.painters, self.moved_things = {}, 0.0
 
     def renderer(self, width, height, camera=None):
         assert width == height
@@ -53,6 +53,7 @@ class DrawnEnv(PointEnv):
 
     def scene(self, row):
         scene = super().scene(row)  # a world that is not moved any more keeps its state
+        scene.overrides["body_pos:box"] = np.full(3, self.moved_things)
         scene.state[-1] = self.moved_of(row)
         if self.broken_at is not None and self.time >= self.broken_at and self.seeds[row] % 2 == 0:
             scene.state[:] = np.nan
@@ -88,7 +89,7 @@ def test_only_worlds_that_moved_are_drawn_again():
         assert same.tolist() == [False, True, False]
     assert (first["robot"][..., 0] == 10).all()
     assert (first["front"][..., 0] == 90).all()
-    eyes.forget()
+    env.moved_things = 1.0  # bodies elsewhere, as after a reset: the same state looks different
     eyes.look(3)
     assert len(env.painters["robot"].drawn) == 8
 

@@ -216,8 +216,6 @@ def demonstrate(
     views: list[list[dict[str, NDArray[np.uint8]]]] = [[] for _ in attempts]
     observation = env.reset(seeds)
     expert.reset(num)
-    if eyes is not None:
-        eyes.forget()
     for now in range(info.horizon):
         states[now] = observation
         if eyes is not None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from trcl_envs.interface import BatchedEnv, Renderer
+from trcl_envs.interface import BatchedEnv, Renderer, Scene
 from trcl_policy.data.layout import IMAGES, STATE
 from trcl_policy.policy.controller import Policy
 
@@ -43,11 +43,7 @@ class Eyes:
             raise ValueError(f"cameras need worlds that can be drawn, got {type(env).__name__} for {env.info.name}")
         self._env, self._size = env, size
         self._renderers = {camera: env.renderer(size, size, camera) for camera in cameras}
-        self._last: dict[int, tuple[NDArray[np.float64], Pictures]] = {}
-
-    def forget(self) -> None:
-        """Start an episode: worlds with the same state may look different now."""
-        self._last = {}
+        self._last: dict[int, tuple[Scene, Pictures]] = {}
 
     def look(self, num_rows: int) -> Pictures:
         """Pictures of the first worlds by camera, each (num_rows, size, size, 3) uint8."""
@@ -61,10 +57,17 @@ class Eyes:
         """
         scene, last = self._env.scene(row), self._last.get(row)
         is_broken = not np.isfinite(scene.state).all()
-        if last is None or not (is_broken or np.array_equal(last[0], scene.state)):
+        if last is None or not (is_broken or _same(last[0], scene)):
             views = {camera: renderer.frame(scene).copy() for camera, renderer in self._renderers.items()}
-            self._last[row] = (scene.state, views)
+            self._last[row] = (scene, views)
         return self._last[row][1]
+
+
+def _same(one: Scene, other: Scene) -> bool:
+    """Whether two scenes of a task look the same."""
+    if one.overrides.keys() != other.overrides.keys() or not np.array_equal(one.state, other.state):
+        return False
+    return all(np.array_equal(value, other.overrides[name]) for name, value in one.overrides.items())
 
 
 class Seeing:
@@ -89,7 +92,6 @@ class Seeing:
 
     def reset(self, task: str | None = None, seeds: Sequence[int] = ()) -> None:
         """Forget the episode."""
-        self._eyes.forget()
         self._policy.reset(task, seeds)
 
     def select_action(self, observation: np.ndarray) -> np.ndarray:
