@@ -1,5 +1,6 @@
 """Policies that see: what the core relies on, bit for bit, and what users are used to when they act."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -285,6 +286,13 @@ def test_an_encoder_that_does_not_fit_is_named(tmp_path):
     other(policy, tmp_path)
     with pytest.raises(ValueError, match=r"encoder.safetensors must fit the policy's vision"):
         load_policy(tmp_path)
+
+
+def test_files_of_policies_from_before_there_were_cameras_are_read():
+    made = replace(spec(), vision=None, observation_indices=tuple(range(11)))
+    document = {key: value for key, value in made.to_json().items() if key != "vision"}
+    assert PolicySpec.from_json(document) == made
+    assert PolicySpec.from_json(json.loads(json.dumps(spec().to_json()))) == spec()
 
 
 def test_a_policy_of_numbers_takes_a_dict_too():
