@@ -38,6 +38,8 @@ FOREIGN = {
     ),
 }
 """Settings that a domain has no use for."""
+GENERATES = ("generated", "distilled")
+"""Replays in which the model makes observations up."""
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
 
@@ -106,6 +108,7 @@ class RunConfig:
                     f"{name} must be one of {', '.join(accepted)}{nearest(value, accepted)}, got {value!r}"
                 )
         _check_domain(self)
+        _check_cameras(self)
         for name in ("threads", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -119,6 +122,26 @@ class RunConfig:
             raise ValueError(
                 f"evaluation.at_steps must be < training.steps = {self.training.steps}, got {list(at_steps)}"
             )
+
+
+    @property
+    def encoder_learns(self) -> str:
+        """When the encoder of a policy with cameras learns: ``policy.encoder.learns`` with ``auto`` decided."""
+        wish = self.policy.encoder.learns
+        if wish != "auto":
+            return wish
+        return "first_task" if METHODS[self.method.name].replay in GENERATES else "always"
+
+
+def _check_cameras(config: RunConfig) -> None:
+    """Check that a policy with cameras can be learned by the method."""
+    if not config.policy.camera_names:
+        return
+    if config.encoder_learns == "always" and METHODS[config.method.name].replay in GENERATES:
+        raise ValueError(
+            f"policy.encoder.learns must be first_task or never for {config.method.name}, got always: "
+            "the features it generates would go stale as the encoder learns"
+        )
 
 
 def _check_domain(config: RunConfig) -> None:

@@ -17,7 +17,7 @@ from trcl_policy.continual.tasks import TaskSequence
 from trcl_policy.image_domain import ImageDomain
 from trcl_policy.policy_domain import PolicyDomain
 
-__all__ = ["DOMAINS", "Agent", "Domain", "ImageDomain", "Measured", "PolicyDomain"]
+__all__ = ["DOMAINS", "Agent", "Domain", "ImageDomain", "Measured", "PolicyDomain", "open_domain"]
 
 
 class Agent(Protocol):
@@ -142,3 +142,8 @@ class Domain(Protocol[A]):
 
 
 DOMAINS: dict[str, Callable[[RunConfig], Domain[Any]]] = {"policy": PolicyDomain, "images": ImageDomain}
+
+
+def open_domain(config: RunConfig, home: Path) -> Domain[Any]:
+    """The domain of a run that has a directory, ``home``: what its checkpoints hold is not learned again."""
+    return PolicyDomain(config, home) if config.domain == "policy" else DOMAINS[config.domain](config)

@@ -20,6 +20,7 @@ from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.recovery import open_run
 from trcl_policy.rollout.record import EpisodeTrace, draw, record_episodes, side_by_side, tiled
 from trcl_policy.rollout.retention import cells, task_of
+from trcl_policy.rollout.seeing import Seeing, with_eyes
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 from trcl_policy.schema import ConfigError, nearest
 
@@ -39,7 +40,7 @@ LINGER_STEPS = 15
 class _Actor:
     """A policy tied to one task and the noise streams of some episodes."""
 
-    policy: Policy
+    policy: Policy | Seeing
     task: str
     seeds: Sequence[int]
 
@@ -103,7 +104,8 @@ def film(
     try:
         panels = []
         for caption, policy in _policies(folder, task, chosen, recovery_steps):
-            traces = record_episodes(env, _Actor(policy, task, seeds), seeds, extra_steps=LINGER_STEPS)
+            actor = _Actor(with_eyes(policy, env), task, seeds)
+            traces = record_episodes(env, actor, seeds, extra_steps=LINGER_STEPS)
             panels.append(_panel(traces, renderer, columns, f"{config.method.name}: {caption}"))
         _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
     finally:
@@ -172,7 +174,7 @@ def _recovered(folder: RunFolder, task: str, steps: int) -> Policy:
     start = policy.params_of(domain.distinct.index(task))
     probe = recover(policy.model, start, visit, steps, steps, seed=0, learning_rate=rate)
     params = [snapshot.params for snapshot in probe][-1]
-    return Policy(policy.spec, policy.model, params, policy.normalizer)
+    return Policy(policy.spec, policy.model, params, policy.normalizer, encoder=policy.encoder)
 
 
 def _first_seed(folder: RunFolder, task: str, default: int, tile: int) -> int:

@@ -5,11 +5,14 @@ This is the top of the house, the one place where concrete simulators are named.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,15 +24,26 @@ from trcl_policy.continual.metrics import Curve
 from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence, draw
+from trcl_policy.data.layout import ACTION, STATE
 from trcl_policy.data.store import EpisodeStore
 from trcl_policy.devices import resolve_device
 from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
 from trcl_policy.policy.normalizer import Normalizer
+from trcl_policy.policy.seeing import SeeingWindows
 from trcl_policy.policy.windows import Shape, Windows
 from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
 from trcl_policy.rollout.rehearse import rehearse
 from trcl_policy.rollout.retention import retention, visit_names
 from trcl_policy.schema import ConfigError
+from trcl_policy.sight import (
+    Steps,
+    held_frames,
+    make_encoder,
+    make_vision,
+    stored_frames,
+    with_features,
+    with_ranges,
+)
 
 MOMENTS = 64
 """Moments of an episode that a guided generator is asked for, evenly spread."""
@@ -40,6 +54,7 @@ class PolicyDomain:
 
     Args:
         config: the run's configuration; its data set is read at once, so that all that is wrong shows before training.
+        home: run directory, whose checkpoints may hold an encoder that need not be learned again.
 
     Raises:
         ConfigError: the tasks, the data set and the policy's windows do not fit each other.
@@ -48,7 +63,7 @@ class PolicyDomain:
     data_key = "data.store"
     record_file = "episodes.jsonl"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, home: Path | None = None) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         try:
@@ -64,6 +79,13 @@ class PolicyDomain:
         self.normalizer = Normalizer.empty(
             {"observation": self.spec.shape.observation_dim, "action": self.spec.shape.action_dim}, len(self.distinct)
         )
+        self.encoder: Params | None = None
+        if self.spec.vision is not None and not self.spec.learns_to_see:
+            first = self._steps(self.distinct[0])
+            learned = first.between(0, len(first.ends) - config.data.held_out)
+            started = time.monotonic()
+            self.encoder = make_encoder(config, self.spec, learned, self.device, home)
+            self.encoder_seconds = time.monotonic() - started
         by_name = {name: self._load(index, name) for index, name in enumerate(self.distinct)}
         self.tasks = TaskSequence(
             tuple(
@@ -83,37 +105,57 @@ class PolicyDomain:
             indices = windows.indices(infos[0].observation_dim)
         except ValueError as error:
             raise ConfigError(f"policy.{error}") from None
+        vision = make_vision(self.config, self._store)
+        size = len(indices) + (vision.num_features if vision else 0)
         return PolicySpec(
             tasks=self.distinct,
-            shape=Shape(len(indices), infos[0].action_dim, windows.n_obs_steps, windows.horizon, self.is_guided),
+            shape=Shape(size, infos[0].action_dim, windows.n_obs_steps, windows.horizon, self.is_guided),
             observation_indices=indices,
             n_action_steps=windows.n_action_steps,
             network=self.config.network,
             diffusion=self.config.diffusion,
             policy_fraction=windows.policy_fraction,
+            vision=vision,
         )
 
     def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
         """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
-        arrays = self._store.arrays(name)
-        ends = arrays["episode_ends"][: self.config.data.episodes]
-        parts = {
-            "observation": torch.from_numpy(
-                arrays["observation.state"][: ends[-1], list(self.spec.observation_indices)]
-            ),
-            "action": torch.from_numpy(arrays["action"][: ends[-1]]),
-        }
-        parts = {part: value.float().to(self.device) for part, value in parts.items()}
-        kept = len(ends) - self.config.data.held_out
-        split = int(ends[kept - 1])
-        seen = {part: value[:split].cpu() for part, value in parts.items()}
+        steps = self._steps(name)
+        total = len(steps.ends)
+        kept = total - self.config.data.held_out
+        train = self._seen(steps.between(0, kept), name, self.config.policy.encoder.crops)
+        seen = {part: value.cpu() for part, value in train.parts.items()}
         self.normalizer = self.normalizer.fitted(index, seen, self.config.policy.min_range)
-        scaled = {part: self.normalizer.normalize(part, value, index) for part, value in parts.items()}
-        shape = self.spec.shape
-        train = Windows({part: value[:split] for part, value in scaled.items()}, ends[:kept], index, shape)
-        rest = {part: value[split:] for part, value in scaled.items()}
-        held_out = Windows(rest, ends[kept:] - split, index, shape) if kept < len(ends) else None
-        return train, self._condition(index), held_out
+        held_out = self._windows(self._seen(steps.between(kept, total), name), index) if kept < total else None
+        return self._windows(train, index), self._condition(index), held_out
+
+    def _steps(self, name: str) -> Steps:
+        """The demonstrations of a task that the run uses, raw."""
+        arrays = self._store.arrays(name, (STATE, ACTION))
+        ends = arrays["episode_ends"][: self.config.data.episodes]
+        chosen = list(self.spec.observation_indices)
+        raw = {"observation": arrays[STATE][: ends[-1], chosen], "action": arrays[ACTION][: ends[-1]]}
+        frames = stored_frames(self._store, name, self.config, self.device) if self.spec.vision else None
+        return Steps(self._tensors(raw), ends, frames)
+
+    def _tensors(self, raw: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {part: torch.from_numpy(value).float().to(self.device) for part, value in raw.items()}
+
+    def _seen(self, steps: Steps, name: str, crops: int = 1) -> Steps:
+        """Steps whose observation has all that the policy is told, features of pictures included."""
+        if self.spec.vision is None:
+            return steps
+        if self.encoder is None:
+            return with_ranges(steps, self.spec.vision.num_features)
+        return with_features(steps, self.spec, self.encoder, crops, derive_seed(self.config.seed, "crops", name))
+
+    def _windows(self, steps: Steps, index: int) -> Windows:
+        """Normalised windows of a task."""
+        scaled = {part: self.normalizer.normalize(part, value, index) for part, value in steps.parts.items()}
+        if not self.spec.learns_to_see or steps.frames is None:
+            return Windows(scaled, steps.ends, index, self.spec.shape)
+        scaled["observation"] = scaled["observation"][:, : len(self.spec.observation_indices)]
+        return SeeingWindows(scaled, steps.ends, index, self.spec.shape, steps.frames)
 
     def _condition(self, index: int) -> dict[str, Tensor]:
         """What a generator is told: the task and, where it is guided, moments evenly over an episode."""
@@ -124,16 +166,15 @@ class PolicyDomain:
 
     def _rehearse(self, name: str, params: Params, count: int, rng: torch.Generator) -> dict[str, Tensor]:
         """``count`` windows of what a policy with these weights meets on a task, drawn uniformly over its steps."""
-        policy, index = Policy(self.spec, self.model, params, self.normalizer), self.distinct.index(name)
-        chosen = list(self.spec.observation_indices)
+        index = self.distinct.index(name)
+        policy = Policy(self.spec, self.model, params, self.normalizer, encoder=self.encoder)
         met = rehearse(policy, self.env(name), count, partial(_seeds, rng))
-        raw = {"observation": met.observation[:, chosen], "action": met.action}
-        parts = {
-            part: self.normalizer.normalize(part, torch.from_numpy(value).to(self.device), index)
-            for part, value in raw.items()
-        }
-        windows = Windows(parts, met.episode_ends, index, self.spec.shape)
-        return dict(draw(windows, count, rng))
+        chosen = list(self.spec.observation_indices)
+        parts = self._tensors({"observation": met.observation[:, chosen], "action": met.action})
+        steps = Steps(parts, met.episode_ends)
+        if self.spec.vision is not None:
+            steps = replace(steps, frames=held_frames(met.images, self.spec.vision.cameras, self.device))
+        return dict(draw(self._windows(self._seen(steps, name), index), count, rng))
 
     def params(self) -> dict[str, Tensor]:
         """The first weights, drawn from the run's seed."""
@@ -151,7 +192,7 @@ class PolicyDomain:
             for ends in (*low.values(), *high.values()):
                 ends[index] = float("nan")
         ownership = None if owner is None else self._ownership(params, num_learned, owner)
-        return Policy(self.spec, self.model, params, Normalizer(low, high), ownership)
+        return Policy(self.spec, self.model, params, Normalizer(low, high), ownership, self.encoder)
 
     def _ownership(self, params: Params, num_learned: int, owner: Tensor) -> Ownership:
         visits = torch.full((len(self.distinct),), -1)
@@ -204,7 +245,13 @@ class PolicyDomain:
                 "collected_with": self._store.provenance,
             },
             "num_parameters": sum(tensor.numel() for tensor in self.model.net.parameters()),
+            **({"encoder": self._encoder_facts(self.encoder)} if self.encoder is not None else {}),
         }
+
+    def _encoder_facts(self, encoder: Params) -> dict[str, Any]:
+        """An encoder outside the policy: how large it is, and the seconds it took before the run's clock starts."""
+        size = sum(tensor.numel() for tensor in encoder.values())
+        return {"learns": self.config.encoder_learns, "num_parameters": size, "seconds": self.encoder_seconds}
 
     def close(self) -> None:
         """Release the simulations."""

@@ -17,7 +17,7 @@ from trcl_policy.continual.probes import held_out_loss, recover
 from trcl_policy.continual.recovery import dip
 from trcl_policy.continual.statistics import wilson_interval
 from trcl_policy.continual.tasks import Task
-from trcl_policy.domains import DOMAINS, Agent, Domain
+from trcl_policy.domains import Agent, Domain, open_domain
 from trcl_policy.folder import RunFolder
 from trcl_policy.rollout.relearning import HELD, loss_retention, survival_document
 from trcl_policy.schema import ConfigError
@@ -191,7 +191,7 @@ def open_run(folder: RunFolder) -> tuple[Domain[Any], Agent]:
     """The domain of a run and what its newest checkpoint holds."""
     config = folder.config()
     torch.set_num_threads(config.threads)
-    domain = DOMAINS[config.domain](config)
+    domain = open_domain(config, folder.path)
     return domain, domain.load(folder.checkpoint())
 
 

@@ -18,7 +18,7 @@ from trcl_policy.config import RunConfig
 from trcl_policy.continual.learner import Snapshot, learn
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.streams import Streams, derive_seed
-from trcl_policy.domains import DOMAINS, Domain
+from trcl_policy.domains import DOMAINS, Domain, open_domain
 from trcl_policy.folder import RunFolder, now
 from trcl_policy.gauge import Gauge
 from trcl_policy.schema import ConfigError
@@ -56,7 +56,7 @@ def resume(path: Path | str) -> RunFolder:
     folder = RunFolder(path)
     config = folder.config()
     torch.set_num_threads(config.threads)
-    domain = DOMAINS[config.domain](config)
+    domain = open_domain(config, folder.path)
     before, after = folder.provenance().get("data"), domain.provenance()["data"]
     if before is not None and before["fingerprint"] != after["fingerprint"]:
         raise ConfigError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from trcl_policy.policy.vision import LEARNS
 
 
 @dataclass(frozen=True)
@@ -14,16 +16,58 @@ class DataConfig:
         store: episode store made by ``trcl collect``.
         episodes: demonstrations used of each task.
         held_out: of these, how many are never trained on and only serve for held-out losses.
+        image_cache_mb: memory for decoded images of the store [MiB]; more images are read from disk again and again.
     """
 
     store: str = "data/quick.zarr"
     episodes: int = 50
     held_out: int = 5
+    image_cache_mb: int = 1024
 
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
+        if self.image_cache_mb < 1:
+            raise ValueError(f"image_cache_mb must be >= 1 [MiB], got {self.image_cache_mb}")
         if not 0 <= self.held_out < self.episodes:
             raise ValueError(f"held_out must be in [0, episodes = {self.episodes}), got {self.held_out}")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The network that turns images into features.
+
+    Attributes:
+        learns: ``always`` with the policy; ``first_task``: from the first task's demonstrations before everything else,
+            then no more; ``never``: it stays as it was drawn; ``auto``: ``first_task`` for methods that generate
+            observations, which are features then, else ``always``.
+        backbone: ``resnet10`` or ``resnet18``, with group norms.
+        width: channels of the first stage; 64 is the published ResNet.
+        stages: stages of the ResNet, 1 to 4; small images need few.
+        keypoints: keypoints of the spatial softmax for each camera, 2 features each.
+        steps: updates of ``first_task``; as many as a task gets where not given.
+        batch_size: samples in each of them.
+        crops: crops of every image whose features a policy with a fixed encoder is trained on; 1 is the middle alone.
+    """
+
+    learns: str = "auto"
+    backbone: str = "resnet10"
+    width: int = 16
+    stages: int = 2
+    keypoints: int = 32
+    steps: int | None = None
+    batch_size: int = 64
+    crops: int = 4
+
+    def __post_init__(self) -> None:
+        """Check what the encoder itself does not."""
+        accepted = ("auto", *LEARNS)
+        if self.learns not in accepted:
+            raise ValueError(f"learns must be one of {', '.join(accepted)}, got {self.learns!r}")
+        for name in ("batch_size", "crops"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be >= 1, got {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -34,17 +78,27 @@ class PolicyConfig:
         n_obs_steps: observations in the history.
         horizon: predicted actions.
         n_action_steps: executed actions before the policy looks again.
-        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all.
+        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all. Where not given,
+            these, and with cameras ``0:4``: Meta-World's hand and gripper, so that the rest must be seen.
         policy_fraction: share of training samples that train the policy; the rest trains the generator.
         min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
+        cameras: cameras whose images the policy sees, a list or a text joined by commas; none for a policy of numbers.
+        image_size: height and width of the images [pixels]; as in the data where not given.
+        crop_size: height and width of random crops while learning and of the middle while acting [pixels]; 7/8 of the
+            image where not given.
+        encoder: the network that turns images into features.
     """
 
     n_obs_steps: int = 1
     horizon: int = 8
     n_action_steps: int = 4
-    observation_indices: str = "0:18,36:39"
+    observation_indices: str | None = None
     policy_fraction: float = 0.5
     min_range: float = 0.05
+    cameras: str | tuple[str, ...] = ()
+    image_size: int | None = None
+    crop_size: int | None = None
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
         """Check every value once."""
@@ -57,14 +111,37 @@ class PolicyConfig:
             raise ValueError(f"policy_fraction must be in [0, 1], got {self.policy_fraction}")
         if not self.min_range > 0:
             raise ValueError(f"min_range must be > 0, got {self.min_range}")
+        self._check_cameras()
+        if self.observation_indices is None:
+            object.__setattr__(self, "observation_indices", "0:4" if self.cameras else "0:18,36:39")
         self.indices(10**6)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """The cameras as names."""
+        names = self.cameras.split(",") if isinstance(self.cameras, str) else self.cameras
+        return tuple(name.strip() for name in names if name.strip())
+
+    def _check_cameras(self) -> None:
+        given = {name: getattr(self, name) for name in ("image_size", "crop_size")}
+        if not self.camera_names:
+            set_anyway = [name for name, value in given.items() if value is not None]
+            set_anyway += ["encoder"] if self.encoder != EncoderConfig() else []
+            if set_anyway:
+                raise ValueError(f"cameras must be given for {', '.join(set_anyway)} to be of use, got none")
+        if len(set(self.camera_names)) != len(self.camera_names):
+            raise ValueError(f"cameras must be different ones, got {', '.join(self.camera_names)}")
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1 [pixels], got {value}")
 
     def indices(self, size: int) -> tuple[int, ...]:
         """The chosen entries of an observation of ``size`` numbers."""
-        if not self.observation_indices:
+        spelled = self.observation_indices or ""
+        if not spelled:
             return tuple(range(size))
         chosen: list[int] = []
-        for piece in self.observation_indices.split(","):
+        for piece in spelled.split(","):
             try:
                 ends = [int(end) for end in piece.split(":")]
                 chosen += range(*ends) if len(ends) == 2 else [ends[0]] if len(ends) == 1 else [-1]
@@ -73,7 +150,7 @@ class PolicyConfig:
         if not chosen or min(chosen) < 0 or max(chosen) >= size or len(set(chosen)) != len(chosen):
             raise ValueError(
                 f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', "
-                f"got {self.observation_indices!r}"
+                f"got {spelled!r}"
             )
         return tuple(chosen)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trcl_envs.interface import BoolArray, FloatArray, Physics, Scene, Step, TaskSpec
+from trcl_envs.interface import BoolArray, FloatArray, Physics, Renderer, Scene, Step, TaskSpec
 
 
 class Worlds:
@@ -29,6 +29,7 @@ class Worlds:
         self._reward = np.zeros(self.num_worlds)
         self._success: BoolArray = np.zeros(self.num_worlds, dtype=bool)
         self._overrides: list[dict[str, FloatArray]] = [{} for _ in range(self.num_worlds)]
+        self._renderers: dict[tuple[int, int, str | None], Renderer] = {}
 
     def reset(self, seeds: Sequence[int]) -> FloatArray:
         """Start ``len(seeds) <= num_worlds`` worlds anew; returns observations (len(seeds), Do)."""
@@ -76,8 +77,20 @@ class Worlds:
         sizes = {name: getattr(self.physics, name).shape[1] for name in ("qpos", "qvel", "mocap_pos")}
         return Scene(self.info.name, self.physics.state(row), overrides, sizes)
 
+    def renderer(self, width: int, height: int, camera: str | None = None) -> Renderer:
+        """What draws these worlds off screen from a named camera; made on first use, closed with the worlds."""
+        from trcl_envs.render import MujocoRenderer
+
+        key = (width, height, camera)
+        if key not in self._renderers:
+            self._renderers[key] = MujocoRenderer(self.spec, width, height, camera)
+        return self._renderers[key]
+
     def close(self) -> None:
         """Release threads and memory; safe to call twice."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
         self.physics.close()
 
     def _checked(self, actions: NDArray[np.floating]) -> FloatArray:

@@ -21,6 +21,9 @@ class Collect:
         extra_steps: control steps kept after the first success.
         worlds: simulated worlds side by side.
         threads: physics threads.
+        cameras: cameras whose pictures are kept, joined by commas (robot, front, or one of the task's own); none where
+            not given.
+        image_size: height and width of the pictures [pixels].
     """
 
     out: Path
@@ -31,22 +34,27 @@ class Collect:
     extra_steps: int = 0
     worlds: int = 25
     threads: int = 2
+    cameras: str = ""
+    image_size: int = 64
 
 
 def collect(options: Collect) -> int:
     """Run ``trcl collect``."""
-    from trcl_envs.catalog import make_env, make_expert, resolve_sequence
+    from trcl_envs.catalog import make_env, make_expert, make_renderer, resolve_sequence
     from trcl_policy.data.store import EpisodeStore
     from trcl_policy.folder import provenance
     from trcl_policy.rollout.collect import collect as fill
 
-    for name in ("episodes", "worlds", "threads"):
+    for name in ("episodes", "worlds", "threads", "image_size"):
         if getattr(options, name) < 1:
             raise ConfigError(f"{name} must be >= 1, got {getattr(options, name)}")
+    cameras = tuple(camera.strip() for camera in options.cameras.split(",") if camera.strip())
     tasks = dict.fromkeys(resolve_sequence(options.tasks))
     if options.out.exists():
         store = EpisodeStore.open(options.out, "a")
     else:
+        for camera in cameras:  # whatever is wrong with one shows before the store is there
+            make_renderer(next(iter(tasks)), options.image_size, options.image_size, camera).close()
         facts = {key: value for key, value in provenance().items() if key in ("packages", "python", "git_commit")}
         store = EpisodeStore.create(options.out, provenance=facts)
     with store:
@@ -61,6 +69,8 @@ def collect(options: Collect) -> int:
                 noise=options.noise,
                 num_worlds=options.worlds,
                 extra_steps=options.extra_steps,
+                cameras=cameras,
+                image_size=options.image_size,
             )
             print(
                 f"{task}: {report.kept} new episodes, {report.already} already there, "

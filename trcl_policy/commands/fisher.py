@@ -60,12 +60,12 @@ def _measure(folder: Any, options: Fisher) -> dict[str, Any]:
     from trcl_policy.continual.spectrum import spectra
     from trcl_policy.continual.streams import Streams
     from trcl_policy.continual.tasks import draw
-    from trcl_policy.domains import DOMAINS
+    from trcl_policy.domains import open_domain
 
     config = folder.config()
     torch.set_num_threads(config.threads)
     checkpoint = folder.checkpoint()
-    domain = DOMAINS[config.domain](config)
+    domain = open_domain(config, folder.path)
     learned = domain.tasks.distinct(int(checkpoint.name) + 1)
     wanted = None if options.task is None else domain.resolve(options.task)
     chosen = [task for task in learned if wanted in (None, task.name)]

@@ -229,11 +229,16 @@ def of_task(pool: Batch, task: Task) -> dict[str, Tensor]:
 
 
 def can_judge(pool: Batch, task: Task) -> bool:
-    """Whether there are held-out samples of the task, and ``pool`` holds the like: not nothing, nor corrupted ones."""
+    """Whether there are held-out samples of the task, and ``pool`` holds the like: not nothing, nor corrupted ones.
+
+    Samples made of bytes are not judged: distances between them mean little.
+    """
     if task.held_out is None or min(len(task.held_out), len(task.samples)) < 2:
         return False
     first = torch.zeros(1, dtype=torch.int64, device=device_of(task))
-    return set(task.held_out.gather(first)) == set(pool) and num_rows(of_task(pool, task)) > 1
+    real = task.held_out.gather(first)
+    has_bytes = any(leaf.dtype == torch.uint8 for leaf in real.values())
+    return set(real) == set(pool) and not has_bytes and num_rows(of_task(pool, task)) > 1
 
 
 def device_of(task: Task) -> torch.device:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,81 +16,19 @@ from torch.nn import functional
 
 from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
-from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
+from trcl_policy.policy.looks import Look, Seen, read_look, spell_look
 from trcl_policy.policy.normalizer import Normalizer
-from trcl_policy.policy.trajectory import Network, TrajectoryModel
-from trcl_policy.policy.windows import Shape
+from trcl_policy.policy.seeing import encode, encoder_params
+from trcl_policy.policy.spec import PolicySpec
+from trcl_policy.policy.trajectory import TrajectoryModel
+from trcl_policy.policy.vision import Encoder, Vision, central
 
-FORMAT = 1
+__all__ = ["ROWS", "Ownership", "Policy", "PolicySpec", "load_encoder", "load_policy"]
+
 ROWS = 32
 """The network always sees this many rows, padded: matrix products round differently for different numbers of rows, and
 so an episode would depend on how many others run beside it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicySpec:
-    """All that is needed to build a policy besides its weights and ranges.
-
-    Attributes:
-        tasks: names of the distinct tasks, by task index.
-        shape: sizes of a window.
-        observation_indices: entries of the environment's observation that the policy sees.
-        n_action_steps: actions executed before it looks again.
-        network: the network.
-        diffusion: the diffusion process.
-        policy_fraction: share of training samples that train the policy rather than the generator.
-    """
-
-    tasks: tuple[str, ...]
-    shape: Shape
-    observation_indices: tuple[int, ...]
-    n_action_steps: int
-    network: Network
-    diffusion: Diffusion
-    policy_fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Check what only the whole can tell."""
-        if not 1 <= self.n_action_steps <= self.shape.horizon:
-            raise ValueError(
-                f"n_action_steps must be in [1, horizon = {self.shape.horizon}], got {self.n_action_steps}"
-            )
-        if len(self.observation_indices) != self.shape.observation_dim:
-            raise ValueError(
-                f"observation_indices must number {self.shape.observation_dim}, got {len(self.observation_indices)}"
-            )
-
-    def model(
-        self, seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
-    ) -> TrajectoryModel:
-        """A model with fresh weights drawn from ``seed``."""
-        net = self.network.build(self.shape, len(self.tasks), seed).to(device)
-        return TrajectoryModel(net, self.diffusion, self.shape, self.policy_fraction, device, precision, compile)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON document with the format's version."""
-        return {"format": FORMAT, "type": "trcl_policy", **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> PolicySpec:
-        """The spec saved as ``document``."""
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            came = document.get("format") if isinstance(document, dict) else type(document).__name__
-            raise ValueError(f"format must be {FORMAT}, got {came!r}")
-        missing = {field.name for field in dataclasses.fields(cls)} - set(document)
-        if missing:
-            raise ValueError(f"it must have {', '.join(sorted(missing))}, got none")
-        network = {**document["network"], "channels": tuple(document["network"]["channels"])}
-        return cls(
-            tasks=tuple(document["tasks"]),
-            shape=Shape(**document["shape"]),
-            observation_indices=tuple(document["observation_indices"]),
-            n_action_steps=document["n_action_steps"],
-            network=Network(**network),
-            diffusion=Diffusion(**document["diffusion"]),
-            policy_fraction=document["policy_fraction"],
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +61,7 @@ class Policy:
         params: weights.
         normalizer: ranges.
         ownership: which weights belong to which task; None where all tasks share all.
+        encoder: the encoder's weights, where the policy sees and they are not among its own.
     """
 
     def __init__(
@@ -133,9 +71,11 @@ class Policy:
         params: Params,
         normalizer: Normalizer,
         ownership: Ownership | None = None,
+        encoder: Params | None = None,
     ) -> None:
         self.spec, self.model, self.params, self.normalizer = spec, model, params, normalizer
-        self.ownership = ownership
+        self.ownership, self.encoder = ownership, encoder
+        self._eye: Encoder | None = None
         self.device = next(iter(params.values())).device
         learned = self.learned_tasks
         self._task = spec.tasks.index(learned[-1]) if learned else 0
@@ -161,8 +101,15 @@ class Policy:
         self._seeds = tuple(seeds)
         self._rngs: list[torch.Generator] = []
         self._history: Tensor | None = None
+        self._pictures: list[Tensor | None] = []
         self._chunk: Tensor | None = None
         self._used = 0
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether the next ``select_action`` has a use for pictures: they are part of the history it next looks at."""
+        left = 0 if self._chunk is None else self.spec.n_action_steps - self._used
+        return self.spec.vision is not None and left < self.spec.shape.n_obs_steps
 
     @property
     def owner(self) -> Tensor | None:
@@ -183,38 +130,75 @@ class Policy:
             raise ValueError(f"task must be one of {', '.join(self.spec.tasks)}, got {task!r}")
         return self.spec.tasks.index(task)
 
-    def select_action(self, observation: np.ndarray | Tensor) -> np.ndarray:
-        """The next action (Da,) or (B, Da) in [-1, 1] for the current observation (Do,) or (B, Do)."""
-        single = np.ndim(observation) == 1
-        rows = torch.as_tensor(np.asarray(observation), dtype=torch.float32)
-        rows = rows[None] if single else rows
-        steps, needed = self.spec.shape.n_obs_steps, max(self.spec.observation_indices) + 1
+    def select_action(self, observation: Look) -> np.ndarray:
+        """The next action (Da,) or (B, Da) in [-1, 1] for the current observation (Do,) or (B, Do).
+
+        A policy with cameras takes a dict, see looks.py; between two looks, where ``needs_pictures`` is false, the
+        pictures may be left out.
+        """
+        seen = read_look(observation, self.spec.vision)
+        single = seen.state.dim() == 1
+        if single:
+            seen = Seen(seen.state[None], None if seen.pictures is None else seen.pictures[None])
+        rows, needed = seen.state, max(self.spec.observation_indices) + 1
         if rows.dim() != 2 or rows.shape[1] < needed:
-            raise ValueError(
-                f"observation must be (Do,) or (B, Do) with Do >= {needed}, got {tuple(np.shape(observation))}"
-            )
+            came = tuple(rows.shape[1:] if single else rows.shape)
+            raise ValueError(f"observation must be (Do,) or (B, Do) with Do >= {needed}, got {came}")
         if self._history is not None and len(rows) != len(self._history):
             raise ValueError(f"B must stay {len(self._history)} until the next reset(), got {len(rows)} observations")
-        if self._history is None:
-            self._history = rows[:, None].repeat(1, steps, 1)
-        else:
-            self._history = torch.cat([self._history[:, 1:], rows[:, None]], dim=1)
+        self._remember(seen)
         if self._chunk is None or self._used == self.spec.n_action_steps:
-            self._chunk, self._used = self.predict_action_chunk(self._history), 0
+            self._chunk, self._used = self.predict_action_chunk(self._recent()), 0
         action = self._chunk[:, self._used].numpy()
         self._used += 1
         return action[0] if single else action
 
-    def predict_action_chunk(self, history: np.ndarray | Tensor) -> Tensor:
-        """The next actions (B, n_action_steps, Da), on the CPU, for histories (B, n_obs_steps, Do)."""
-        raw = torch.as_tensor(np.asarray(history), dtype=torch.float32, device=self.device)
-        seen = raw[:, :, list(self.spec.observation_indices)]
-        observation = self.normalizer.normalize("observation", seen, self._task).flatten(1)
+    def _remember(self, seen: Seen) -> None:
+        """Put a look at the end of the history; the first one fills all of it."""
+        steps, rows = self.spec.shape.n_obs_steps, seen.state[:, None]
+        if self._history is None:
+            self._history, self._pictures = rows.repeat(1, steps, 1), [seen.pictures] * steps
+        else:
+            self._history = torch.cat([self._history[:, 1:], rows], dim=1)
+            self._pictures = [*self._pictures[1:], seen.pictures]
+
+    def _recent(self) -> Tensor | dict[str, Tensor]:
+        """The history, as ``predict_action_chunk`` takes it."""
+        assert self._history is not None, "select_action has put a look there"
+        there = [pictures for pictures in self._pictures if pictures is not None]
+        whole = torch.stack(there, dim=1) if len(there) == len(self._pictures) else None
+        return spell_look(self._history, whole, self.spec.vision)
+
+    def predict_action_chunk(self, history: Look) -> Tensor:
+        """The next actions (B, n_action_steps, Da), on the CPU, for histories (B, n_obs_steps, Do).
+
+        A policy with cameras takes a dict of histories, its pictures (B, n_obs_steps, H, W, 3).
+        """
+        seen = read_look(history, self.spec.vision, 3)
+        raw = seen.state.to(self.device)[:, :, list(self.spec.observation_indices)]
+        if self.spec.vision is not None:
+            raw = torch.cat([raw, self._features(self.spec.vision, seen.pictures)], dim=2)
+        observation = self.normalizer.normalize("observation", raw, self._task).flatten(1)
         self._ensure_rngs(len(raw))
         blocks = zip(observation.split(ROWS), _split(self._rngs[: len(raw)]), strict=True)
         made = torch.cat([self._act(rows, rngs) for rows, rngs in blocks])
         actions = self.normalizer.unnormalize("action", made, self._task).clamp(-1, 1)
         return actions[:, : self.spec.n_action_steps].cpu()
+
+    def _features(self, vision: Vision, pictures: Tensor | None) -> Tensor:
+        """Features (B, n_obs_steps, num_features) of the middle of pictures (B, n_obs_steps, cameras, H, W, 3)."""
+        if pictures is None:
+            raise ValueError(f"observation must hold pictures of {', '.join(vision.cameras)} at this step, got none")
+        if self._eye is None:
+            self._eye = vision.build(0)  # its own weights are never used
+        weights = encoder_params(self._weights) if self.encoder is None else self.encoder
+        found = []
+        with torch.no_grad():
+            for block in central(pictures, vision).split(ROWS):
+                padded = block.new_zeros(ROWS, *block.shape[1:])
+                padded[: len(block)] = block
+                found.append(encode(self._eye, weights, padded.to(self.device))[: len(block)])
+        return torch.cat(found)
 
     def _act(self, observation: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
         """Normalised actions (B, horizon, Da) for B <= ``ROWS`` normalised observations."""
@@ -234,7 +218,8 @@ class Policy:
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors``, ``normalizer.safetensors`` and, last, ``config.json`` into ``folder``.
 
-        Where tasks have weights of their own, ``owner.safetensors`` says which.
+        Where tasks have weights of their own, ``owner.safetensors`` says which. An encoder that does not learn with the
+        policy is in ``encoder.safetensors``.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -243,6 +228,8 @@ class Policy:
         if self.ownership is not None:
             owner = {f"owner.{name}": leaf.cpu() for name, leaf in self.ownership.owner.items()}
             write_safetensors(folder / "owner.safetensors", {**owner, "visits": self.ownership.visits.cpu()})
+        if self.encoder is not None:
+            write_safetensors(folder / "encoder.safetensors", {k: v.detach().cpu() for k, v in self.encoder.items()})
         write_json(folder / "config.json", self.spec.to_json())
 
 
@@ -276,7 +263,24 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
         raise ValueError(f"{folder / 'model.safetensors'} must fit the network of {config}, got other names or shapes")
     ownership = _ownership(folder / "owner.safetensors", expected, len(spec.tasks), device)
     params = {name: params[name].to(device) for name in expected}
-    return Policy(spec, model, params, Normalizer.from_state(ranges), ownership)
+    encoder = None
+    if spec.vision is not None and not spec.learns_to_see:
+        encoder = load_encoder(folder / "encoder.safetensors", spec.vision, device)
+    return Policy(spec, model, params, Normalizer.from_state(ranges), ownership, encoder)
+
+
+def load_encoder(path: Path, vision: Vision, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The encoder's weights in ``path``.
+
+    Raises:
+        FileError: the file is missing or can't be read.
+        ValueError: it does not fit ``vision``.
+    """
+    state, _ = read_safetensors(path)
+    wanted = {name: leaf.shape for name, leaf in vision.build(0).named_parameters()}
+    if {name: leaf.shape for name, leaf in state.items()} != wanted:
+        raise ValueError(f"{path} must fit the policy's vision, got other names or shapes")
+    return {name: state[name].to(device) for name in wanted}
 
 
 def _ownership(

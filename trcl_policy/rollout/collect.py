@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from trcl_envs.interface import BatchedEnv, Expert
+from trcl_policy.data.layout import IMAGES
 from trcl_policy.data.store import Episode, EpisodeStore
+from trcl_policy.rollout.seeing import Eyes
 
 MAX_ATTEMPTS_PER_EPISODE = 10
 
@@ -82,6 +84,8 @@ def collect(
     num_worlds: int = 10,
     extra_steps: int = 0,
     progress: bool = True,
+    cameras: Sequence[str] = (),
+    image_size: int = 64,
 ) -> CollectReport:
     """Bring a task's successful episodes in the store to ``episodes``, going on after what is there already.
 
@@ -96,9 +100,13 @@ def collect(
         num_worlds: worlds in lockstep; changes the speed, not the episodes.
         extra_steps: control steps kept after the first success; an episode ends at the horizon at the latest.
         progress: show a bar on stderr, if that is a terminal.
+        cameras: names of cameras whose pictures are kept of every step.
+        image_size: height and width of the pictures [pixels].
 
     Raises:
-        ValueError: an impossible number, or the store holds episodes of the task collected with other settings.
+        ValueError: an impossible number, or the store holds episodes of the task collected with other settings, or
+            pictures of other cameras or of another size.
+        SimulationError: there are cameras and this machine can't draw.
         CollectError: fewer than one success in 10 attempts over all.
         FileError: the store can't be written; the episodes appended so far stay.
     """
@@ -106,6 +114,7 @@ def collect(
         raise ValueError(f"num_worlds must be >= 1 and episodes >= 0, got {num_worlds} and {episodes}")
     settings = Settings(seed, noise, extra_steps)
     _check_settings(store, task, settings)
+    _check_cameras(store, cameras, image_size)
     started, already = time.perf_counter(), store.num_episodes(task) if task in store.task_names else 0
     if already >= episodes:
         return CollectReport(0, 0, 0, time.perf_counter() - started, already)
@@ -114,7 +123,7 @@ def collect(
         _register(store, env, settings)
         rows, first = store.num_rows, _next_attempt(store, task)
         with tqdm(total=episodes, initial=already, desc=f"collect {task}", unit="ep", disable=_hidden(progress)) as bar:
-            _fill(store, env, expert, settings, episodes, bar)
+            _fill(store, env, expert, settings, episodes, bar, Eyes(env, cameras, image_size) if cameras else None)
     finally:
         env.close()
     tried, kept = _next_attempt(store, task) - first, episodes - already
@@ -134,6 +143,20 @@ def _check_settings(store: EpisodeStore, task: str, settings: Settings) -> None:
             raise ValueError(f"{name} must be {earlier.get(name)}, as for {task} in {store.path}, got {value}")
 
 
+def _check_cameras(store: EpisodeStore, cameras: Sequence[str], size: int) -> None:
+    """Refuse pictures that do not fit those in the store."""
+    if len(set(cameras)) != len(cameras) or size < 1:
+        raise ValueError(f"cameras must differ and image_size be >= 1 [px], got {', '.join(cameras)} and {size}")
+    if not len(store):
+        return
+    if set(store.cameras) != set(cameras):
+        stored = ",".join(store.cameras) or "none"
+        raise ValueError(f"cameras must be {stored}, as in {store.path}, got {','.join(cameras) or 'none'}")
+    stored_sizes = {store.take(f"{IMAGES}.{camera}", np.array([0])).shape[1:3] for camera in cameras}
+    if stored_sizes - {(size, size)}:
+        raise ValueError(f"image_size must be that of {store.path}, {stored_sizes.pop()[0]} [px], got {size}")
+
+
 def _register(store: EpisodeStore, env: BatchedEnv, settings: Settings) -> None:
     """List the task in the store, with the settings of its episodes."""
     store.add_task(env.info)
@@ -146,7 +169,15 @@ def _next_attempt(store: EpisodeStore, task: str) -> int:
     return int(store.attempts_of(task).max(initial=-1)) + 1
 
 
-def _fill(store: EpisodeStore, env: BatchedEnv, expert: Expert, settings: Settings, episodes: int, bar: tqdm) -> None:
+def _fill(
+    store: EpisodeStore,
+    env: BatchedEnv,
+    expert: Expert,
+    settings: Settings,
+    episodes: int,
+    bar: tqdm,
+    eyes: Eyes | None = None,
+) -> None:
     """Try attempt after attempt, a batch at a time, until the store holds ``episodes``."""
     task, attempt = env.info.name, _next_attempt(store, env.info.name)
     while (missing := episodes - store.num_episodes(task)) > 0:
@@ -156,13 +187,15 @@ def _fill(store: EpisodeStore, env: BatchedEnv, expert: Expert, settings: Settin
                 f"{task}: {held} of {episodes} episodes after {attempt} attempts; try less noise than {settings.noise}"
             )
         batch = range(attempt, attempt + min(env.num_worlds, missing))
-        kept = list(demonstrate(env, expert, settings, batch))
+        kept = list(demonstrate(env, expert, settings, batch, eyes))
         store.extend(kept)
         bar.update(len(kept))
         attempt = batch.stop
 
 
-def demonstrate(env: BatchedEnv, expert: Expert, settings: Settings, attempts: range) -> Iterator[Episode]:
+def demonstrate(
+    env: BatchedEnv, expert: Expert, settings: Settings, attempts: range, eyes: Eyes | None = None
+) -> Iterator[Episode]:
     """Run attempts side by side and yield those that succeed, in order.
 
     Args:
@@ -170,6 +203,7 @@ def demonstrate(env: BatchedEnv, expert: Expert, settings: Settings, attempts: r
         expert: controller of the same task.
         settings: seed, noise and length.
         attempts: their numbers.
+        eyes: draw every step that is kept; None where there are no cameras.
     """
     info, num = env.info, len(attempts)
     seeds = [episode_seed("collect", info.name, settings.seed, attempt) for attempt in attempts]
@@ -179,10 +213,14 @@ def demonstrate(env: BatchedEnv, expert: Expert, settings: Settings, attempts: r
     success = np.zeros((info.horizon, num), bool)
     left = np.full(num, info.horizon)  # control steps still to record, one count per world
     lengths, broken = np.zeros(num, int), np.zeros(num, bool)
+    views: list[list[dict[str, NDArray[np.uint8]]]] = [[] for _ in attempts]
     observation = env.reset(seeds)
     expert.reset(num)
     for now in range(info.horizon):
         states[now] = observation
+        if eyes is not None:
+            for row in np.flatnonzero(left > 0).tolist():
+                views[row].append(eyes.row(row))
         actions[now] = np.clip(expert.actions(observation) + noise[now], -1, 1)
         step = env.step(actions[now].astype(np.float64), active=left > 0)
         success[now] = step.success
@@ -196,7 +234,9 @@ def demonstrate(env: BatchedEnv, expert: Expert, settings: Settings, attempts: r
     for row in range(num):
         end = lengths[row]
         if success[:end, row].any() and not broken[row]:
-            yield Episode(info.name, states[:end, row], actions[:end, row], success[:end, row], attempt=attempts[row])
+            images = {camera: np.stack([view[camera] for view in views[row]]) for camera in (views[row] or [{}])[0]}
+            arrays = (states[:end, row], actions[:end, row], success[:end, row])
+            yield Episode(info.name, *arrays, images, attempt=attempts[row])
 
 
 def _noise(settings: Settings, task: str, attempts: range, horizon: int, action_dim: int) -> NDArray[np.float64]:

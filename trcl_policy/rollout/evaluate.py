@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trcl_envs.interface import BatchedEnv, BoolArray
+from trcl_policy.rollout.seeing import with_eyes
 
 BLOCK = 25
 """Episodes that run in lockstep. Blocks are cut by position in the list of seeds, never by the number of workers."""
@@ -60,11 +61,12 @@ def evaluate(controller: Controller, env: BatchedEnv, seeds: Sequence[int]) -> l
     """Roll ``controller`` out on every seed, ``BLOCK`` episodes at a time; ends each at its first success.
 
     Args:
-        controller: the policy.
+        controller: the policy; one with cameras is shown pictures of the worlds when it looks.
         env: at least ``min(BLOCK, len(seeds))`` worlds of one task.
         seeds: one episode each.
     """
     episodes: list[Episode] = []
+    controller = with_eyes(controller, env)
     for start in range(0, len(seeds), BLOCK):
         episodes += _block(controller, env, list(seeds[start : start + BLOCK]))
     return episodes
