@@ -46,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "teacher-raw": {"method.teacher": "raw"},
     "keep-0.8": {"method.replay_keep": 0.8},
     "keep-0.5": {"method.replay_keep": 0.5},
+    "guidance-1.5": {"policy.guidance.label_dropout": 0.1, "policy.guidance.scale": 1.5},
+    "guidance-3": {"policy.guidance.label_dropout": 0.1, "policy.guidance.scale": 3.0},
     "refresh-50": {"method.replay_refresh": 50},
     "samples-500": {"method.replay_samples": 500},
     "not-distilled": {"method.name": "replay_plain"},

@@ -115,6 +115,7 @@ class PolicyDomain:
             network=self.config.network,
             diffusion=self.config.diffusion,
             policy_fraction=windows.policy_fraction,
+            guidance=windows.guidance,
             vision=vision,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.policy.vision import LEARNS
 
 
@@ -81,6 +82,7 @@ class PolicyConfig:
         observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all. Where not given,
             these, and with cameras ``0:4``: Meta-World's hand and gripper, so that the rest must be seen.
         policy_fraction: share of training samples that train the policy; the rest trains the generator.
+        guidance: classifier-free guidance of the generator by the task; acting is not guided.
         min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
         cameras: cameras whose images the policy sees, a list or a text joined by commas; none for a policy of numbers.
         image_size: height and width of the images [pixels]; as in the data where not given.
@@ -94,6 +96,7 @@ class PolicyConfig:
     n_action_steps: int = 4
     observation_indices: str | None = None
     policy_fraction: float = 0.5
+    guidance: Guidance = UNGUIDED
     min_range: float = 0.05
     cameras: str | tuple[str, ...] = ()
     image_size: int | None = None

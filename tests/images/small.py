@@ -2,10 +2,11 @@
 
 import torch
 
+from trcl_policy.diffusion.guidance import Guidance
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.images.generator import Generator, GeneratorSpec
 from trcl_policy.images.labelled import Format, Labelled
-from trcl_policy.images.model import Guidance, ImageNetwork
+from trcl_policy.images.model import ImageNetwork
 from trcl_policy.images.settings import ImageData, ImagesConfig, ImageSplit
 from trcl_policy.images.tasks import make_tasks
 

@@ -10,8 +10,9 @@ from trcl_policy.continual.learner import learn
 from trcl_policy.continual.methods import Options, make_method
 from trcl_policy.continual.optimizer import Training
 from trcl_policy.continual.streams import Streams
+from trcl_policy.diffusion.guidance import Guidance
 from trcl_policy.images.generator import Generator, load_generator
-from trcl_policy.images.model import Guidance, ImageNetwork
+from trcl_policy.images.model import ImageNetwork
 
 
 def batch(count=400):

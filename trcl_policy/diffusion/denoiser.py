@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trcl_policy.continual.params import Batch, Params, num_rows
+from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.process import Process
 
 PRECISIONS = ("fp32", "bf16")
@@ -29,6 +31,8 @@ class Denoiser:
         conditions: batch keys passed to the network as they are.
         precision: ``fp32``, or ``bf16`` for autocast in the network (weights and losses stay fp32).
         compile: compile the network with torch.compile.
+        guidance: classifier-free guidance of what is generated.
+        hidden: the value of each condition that guidance can hide that means "not told".
     """
 
     def __init__(
@@ -39,12 +43,14 @@ class Denoiser:
         conditions: Sequence[str],
         precision: str = "fp32",
         compile: bool = False,
+        guidance: Guidance = UNGUIDED,
+        hidden: Mapping[str, int] = types.MappingProxyType({}),
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.net, self.process = net, process
         self.parts, self.conditions = dict(parts), tuple(conditions)
-        self.precision = precision
+        self.precision, self.guidance, self.hidden = precision, guidance, hidden
         self._apply = torch.compile(self._call) if compile else self._call
 
     def _call(self, params: dict[str, Tensor], x: Tensor, level: Tensor, condition: dict[str, Tensor]) -> Tensor:
@@ -77,7 +83,7 @@ class Denoiser:
         return per_part.repeat_interleave(sizes, dim=1, output_size=sum(self.parts.values()))
 
     def corrupt(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """Draw levels and noise.
+        """Draw levels, noise and, with guidance, which samples' conditions are hidden.
 
         Returns ``noisy`` and ``target`` (B, F), ``level`` (B, K), ``weight`` (B, K) and the condition keys. A part at
         level 0 weighs nothing; the weights of a sample are divided by its number of noisy parts.
@@ -87,13 +93,22 @@ class Denoiser:
         noise = torch.randn(clean.shape, generator=rng, device=rng.device)
         wide = self.spread(level)
         weight = self.process.weights[level] / (level > 0).sum(1, keepdim=True).clamp_min(1)
-        return {
+        corrupted = {
             "noisy": self.process.corrupt(clean, noise, wide),
             "target": self.process.target(clean, noise, wide),
             "level": level,
             "weight": weight,
             **{key: batch[key] for key in self.conditions},
         }
+        if self.guidance.label_dropout:
+            chosen = torch.rand(len(clean), generator=rng, device=rng.device) < self.guidance.label_dropout
+            chosen &= self.may_be_hidden(level)
+            corrupted |= {key: batch[key].masked_fill(chosen, value) for key, value in self.hidden.items()}
+        return corrupted
+
+    def may_be_hidden(self, level: Tensor) -> Tensor:
+        """Samples (B,) whose conditions guidance may hide, by their levels (B, K)."""
+        return torch.ones_like(level[:, 0], dtype=torch.bool)
 
     def noise_level(self, corrupted: Batch) -> Tensor:
         """Level of each sample's noisiest part, (B,) in [0, 1]."""
@@ -121,8 +136,14 @@ class Denoiser:
         return {**made, **{key: condition[key] for key in self.conditions}}
 
     def denoise(self, params: Params, x: Tensor, level: Tensor, condition: Batch) -> Tensor:
-        """Network output (B, F) as the sampler uses it, for integer levels (B, K); a subclass may guide it."""
-        return self._network(params, x, level, condition)
+        """Guided network output (B, F) for integer levels (B, K)."""
+        scale = self.guidance.scale
+        if scale == 1:
+            return self._network(params, x, level, condition)
+        none = {key: torch.full_like(condition[key], value) for key, value in self.hidden.items()}
+        both = {key: torch.cat([none.get(key, condition[key]), condition[key]]) for key in self.conditions}
+        without, given = self._network(params, x.repeat(2, 1), level.repeat(2, 1), both).chunk(2)
+        return without + scale * (given - without)
 
     def sample(
         self,
@@ -132,6 +153,7 @@ class Denoiser:
         noise: Tensor,
         num_steps: int,
         rng: torch.Generator | Sequence[torch.Generator],
+        guided: bool = True,
     ) -> dict[str, Tensor]:
         """Sample the parts that are not ``given``.
 
@@ -142,7 +164,9 @@ class Denoiser:
             noise: (B, sum of the sizes of the other parts), standard normal.
             num_steps: sampler steps.
             rng: for samplers that draw noise on the way; one generator, or one per row.
+            guided: use the guidance, if there is one.
         """
+        network = self.denoise if guided else self._network
         free = [name for name in self.parts if name not in given]
         sizes = [self.parts[name] for name in free]
         is_free = torch.tensor([[name not in given for name in self.parts]], device=noise.device)
@@ -151,7 +175,7 @@ class Denoiser:
             pieces = dict(zip(free, current.split(sizes, dim=1), strict=True))
             x = self.pack({**given, **pieces})
             levels = (is_free * level).expand(len(x), -1)
-            output = self.unpack(self.denoise(params, x, levels, condition))
+            output = self.unpack(network(params, x, levels, condition))
             return torch.cat([output[name] for name in free], dim=1)
 
         with torch.no_grad():

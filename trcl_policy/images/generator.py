@@ -12,9 +12,10 @@ from torch import Tensor
 from trcl_policy.continual.packing import weights_of
 from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
+from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
-from trcl_policy.images.model import Guidance, ImageModel, ImageNetwork
+from trcl_policy.images.model import ImageModel, ImageNetwork
 
 FORMAT = 1
 TYPE = "trcl_images"
@@ -38,7 +39,7 @@ class GeneratorSpec:
     shape: tuple[int, int, int]
     network: ImageNetwork
     diffusion: Diffusion
-    guidance: Guidance = Guidance()  # noqa: RUF009 - frozen
+    guidance: Guidance = UNGUIDED
 
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""

@@ -9,8 +9,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from trcl_policy.continual.params import Batch, Params
 from trcl_policy.diffusion.denoiser import Denoiser
+from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.process import Diffusion, Process
 from trcl_policy.diffusion.unet2d import RESAMPLINGS, Unet2d, check_sizes
 
@@ -63,26 +63,6 @@ class ImageNetwork:
             ).eval()
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance (Ho and Salimans 2022).
-
-    Attributes:
-        label_dropout: share of training samples whose label is hidden.
-        scale: the sampler uses f(x, none) + scale * (f(x, label) - f(x, none)); 1 is no guidance.
-    """
-
-    label_dropout: float = 0.0
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check every value once."""
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}")
-        if self.scale < 0 or (self.scale != 1 and not self.label_dropout):
-            raise ValueError(f"scale must be >= 0, and 1 where label_dropout is 0, got {self.scale}")
-
-
 class ImageModel(Denoiser):
     """A denoiser of images given their label.
 
@@ -106,32 +86,16 @@ class ImageModel(Denoiser):
         diffusion: Diffusion,
         shape: Sequence[int],
         num_labels: int,
-        guidance: Guidance = Guidance(),
+        guidance: Guidance = UNGUIDED,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         compile: bool = False,
     ) -> None:
-        super().__init__(net, Process(diffusion, device), {"x": prod(shape)}, ("label",), precision, compile)
-        self.shape, self.num_labels, self.guidance = tuple(shape), num_labels, guidance
-
-    def corrupt(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """Draw levels, noise and, with guidance, whose label is hidden; see ``Denoiser.corrupt``."""
-        corrupted = super().corrupt(batch, rng)
-        if self.guidance.label_dropout:
-            label = corrupted["label"]
-            hidden = torch.rand(label.shape, generator=rng, device=rng.device) < self.guidance.label_dropout
-            corrupted["label"] = label.masked_fill(hidden, self.num_labels)
-        return corrupted
-
-    def denoise(self, params: Params, x: Tensor, level: Tensor, condition: Batch) -> Tensor:
-        """Guided network output (B, F) for the sampler."""
-        scale = self.guidance.scale
-        if scale == 1:
-            return super().denoise(params, x, level, condition)
-        none = {"label": torch.full_like(condition["label"], self.num_labels)}
-        both = {"label": torch.cat([none["label"], condition["label"]])}
-        without, given = self._network(params, x.repeat(2, 1), level.repeat(2, 1), both).chunk(2)
-        return without + scale * (given - without)
+        hidden = {"label": num_labels}
+        super().__init__(
+            net, Process(diffusion, device), {"x": prod(shape)}, ("label",), precision, compile, guidance, hidden
+        )
+        self.shape, self.num_labels = tuple(shape), num_labels
 
     def planes(self, x: Tensor) -> Tensor:
         """Flat rows (B, C*H*W) as images (B, C, H, W)."""

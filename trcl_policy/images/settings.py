@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from trcl_policy.diffusion.guidance import Guidance
 from trcl_policy.images.labelled import Format
-from trcl_policy.images.model import Guidance, ImageNetwork
+from trcl_policy.images.model import ImageNetwork
 
 SOURCES = ("digits", "scenes", "folder", "idx", "cifar10", "cifar100", "arrays", "parquet", "huggingface")
 CONDITIONS = ("class", "task")

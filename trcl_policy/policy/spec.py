@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trcl_policy.continual.streams import derive_seed
+from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.policy.seeing import SeeingModel, SeeingNet
 from trcl_policy.policy.trajectory import Network, TrajectoryModel
@@ -30,6 +31,7 @@ class PolicySpec:
         diffusion: the diffusion process.
         policy_fraction: share of training samples that train the policy rather than the generator.
         vision: how the policy sees; None where it sees no pictures.
+        guidance: classifier-free guidance of the generator by the task.
     """
 
     tasks: tuple[str, ...]
@@ -40,6 +42,7 @@ class PolicySpec:
     diffusion: Diffusion
     policy_fraction: float = 0.5
     vision: Vision | None = None
+    guidance: Guidance = UNGUIDED
 
     def __post_init__(self) -> None:
         """Check what only the whole can tell."""
@@ -50,6 +53,8 @@ class PolicySpec:
         state_dim = self.shape.observation_dim - (self.vision.num_features if self.vision else 0)
         if len(self.observation_indices) != state_dim:
             raise ValueError(f"observation_indices must number {state_dim}, got {len(self.observation_indices)}")
+        if self.learns_to_see and self.guidance != UNGUIDED:
+            raise ValueError(f"guidance must be left out where the encoder learns always, got {self.guidance}")
 
     @property
     def learns_to_see(self) -> bool:
@@ -60,11 +65,13 @@ class PolicySpec:
         self, seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
     ) -> TrajectoryModel:
         """A model with fresh weights drawn from ``seed``."""
-        net = self.network.build(self.shape, len(self.tasks), seed)
+        guided = self.guidance.label_dropout > 0
+        net = self.network.build(self.shape, len(self.tasks) + guided, seed)
         options: dict[str, Any] = {"device": device, "precision": precision, "compile": compile}
         if self.vision is not None and self.learns_to_see:
             seeing = SeeingNet(self.vision.build(derive_seed(seed, "encoder")), net).to(device)
             return SeeingModel(seeing, self.diffusion, self.shape, self.vision, **options)
+        options |= {"guidance": self.guidance, "num_tasks": len(self.tasks)}
         return TrajectoryModel(net.to(device), self.diffusion, self.shape, self.policy_fraction, **options)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +84,7 @@ class PolicySpec:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             came = document.get("format") if isinstance(document, dict) else type(document).__name__
             raise ValueError(f"format must be {FORMAT}, got {came!r}")
-        missing = {field.name for field in dataclasses.fields(cls)} - set(document) - {"vision"}
+        missing = {field.name for field in dataclasses.fields(cls)} - set(document) - {"vision", "guidance"}
         if missing:
             raise ValueError(f"it must have {', '.join(sorted(missing))}, got none")
         network = {**document["network"], "channels": tuple(document["network"]["channels"])}
@@ -90,4 +97,5 @@ class PolicySpec:
             diffusion=Diffusion(**document["diffusion"]),
             policy_fraction=document["policy_fraction"],
             vision=Vision.from_json(document["vision"]) if document.get("vision") else None,
+            guidance=Guidance(**document.get("guidance", {})),
         )

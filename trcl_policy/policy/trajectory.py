@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trcl_policy.continual.params import Params
 from trcl_policy.diffusion.denoiser import Denoiser
+from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.nets import ConditionalUnet1d, ResidualMLP
 from trcl_policy.diffusion.process import Diffusion, Process
 from trcl_policy.policy.windows import Shape
@@ -88,6 +89,8 @@ class TrajectoryModel(Denoiser):
         device: where the schedule's tables live.
         precision: see ``Denoiser``.
         compile: see ``Denoiser``.
+        guidance: classifier-free guidance by the task; it hides tasks from the generator alone and guides it alone.
+        num_tasks: number of tasks; this index hides the task, and the network has room for it where guidance needs it.
     """
 
     def __init__(
@@ -99,10 +102,13 @@ class TrajectoryModel(Denoiser):
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         compile: bool = False,
+        guidance: Guidance = UNGUIDED,
+        num_tasks: int = 0,
     ) -> None:
         if not 0 <= policy_fraction <= 1:
             raise ValueError(f"policy_fraction must be in [0, 1], got {policy_fraction}")
-        super().__init__(net, Process(diffusion, device), shape.parts, ("task",), precision, compile)
+        process, hidden = Process(diffusion, device), {"task": num_tasks}
+        super().__init__(net, process, shape.parts, ("task",), precision, compile, guidance, hidden)
         self.shape, self.policy_fraction = shape, policy_fraction
 
     def draw_levels(self, count: int, rng: torch.Generator) -> Tensor:
@@ -113,6 +119,10 @@ class TrajectoryModel(Denoiser):
         if self.shape.guided:
             level[:, 1] = torch.where(acting, level[:, 1], 0)
         return level
+
+    def may_be_hidden(self, level: Tensor) -> Tensor:
+        """The generator's samples; the policy is always told its task."""
+        return level[:, 0] > 0
 
     def act(self, params: Params, observation: Tensor, task: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
         """Sample chunks of actions for observation histories.
@@ -129,5 +139,5 @@ class TrajectoryModel(Denoiser):
         size = sum(self.parts.values()) - self.parts["observation"]
         noise = torch.stack([torch.randn(size, generator=rng) for rng in rngs]).to(observation.device)
         steps = self.process.config.acting_steps
-        made = self.sample(params, {"task": task}, {"observation": observation}, noise, steps, rngs)
+        made = self.sample(params, {"task": task}, {"observation": observation}, noise, steps, rngs, guided=False)
         return made["action"].view(len(observation), self.shape.horizon, self.shape.action_dim)
