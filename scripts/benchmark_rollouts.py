@@ -34,7 +34,7 @@ import mujoco
 import numpy as np
 import torch
 from rollout_loops import EXPERT, NOTHING, PUBLIC_EXPERT, Fleet, Halves, Loop
-from rollout_peers import OpenLoop, PublicLoop, PublicVector
+from rollout_peers import REPEATS, OpenLoop, PublicLoop, PublicVector
 
 from trcl_envs.catalog import make_env, make_expert, make_renderer
 from trcl_envs.experts import MetaworldExpert
@@ -116,10 +116,10 @@ def one_task(task: str, rounds: int, fleet: Fleet) -> dict[str, Any]:
     for actor in (EXPERT, PUBLIC_EXPERT):
         name = f"ours, {CORES} processes, {actor}"
         works[name] = (WORLDS * STEPS, partial(fleet.seconds, task, halved, actor, STEPS))
-    works["Meta-World in a loop, public expert"] = (STEPS, partial(public.steps, expert, STEPS))
+    works["Meta-World in a loop, public expert"] = (REPEATS * STEPS, partial(public.steps, expert, STEPS))
     for count, vector in vectors.items():
         name = f"AsyncVectorEnv, {count} processes, public expert"
-        works[name] = (count * STEPS, partial(vector.steps, expert, STEPS))
+        works[name] = (REPEATS * count * STEPS, partial(vector.steps, expert, STEPS))
     for count, opened in opens.items():
         works[f"mujoco.rollout, {count} threads, physics steps"] = (WORLDS * opened.num_steps, opened.steps)
     seconds = fastest({name: work for name, (_, work) in works.items()}, rounds)

@@ -17,7 +17,7 @@ from trcl_policy.files import write_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results/benchmarks/rollouts.json", ROOT / "docs/speed.md"
-MARKED = re.compile(r"(<!-- table: scripts/rollout_tables\.py .*? -->\n).*?(\n<!-- end -->)", re.S)
+MARKED = re.compile(r"(<!-- table: scripts/rollout_tables\.py [^\n]*-->\n)(?:.*?\n)?(<!-- end -->)", re.S)
 RATIOS = {
     "ratio_async": "closed loop against AsyncVectorEnv, the same row-by-row expert on both sides",
     "ratio_async_our_expert": "the same, ours with the expert on arrays",
@@ -44,7 +44,7 @@ def main() -> None:
     if options.table:
         print(text)
         return
-    write_text(PAGE, MARKED.sub(lambda found: found[1] + text + found[2], PAGE.read_text()))
+    write_text(PAGE, MARKED.sub(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text()))
 
 
 def tables(cpu: Mapping[str, Any]) -> str:
