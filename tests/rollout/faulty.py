@@ -45,20 +45,24 @@ class HarmfulEnv(PointEnv):
 
     def step(self, actions, active=None):
         step = super().step(actions, active)
-        if self.time == 3 and WORKER_SEED in self.seeds and self._is_first():
+        if self.time == 3 and WORKER_SEED in self.seeds and (self._is_sick() or self._is_first()):
             if self.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.kind == "hang":
                 time.sleep(600)
             if self.kind == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            if self.kind == "raise":
+            if self.kind in ("raise", "raise again"):
                 raise RuntimeError("the simulator lost its way")
-            if self.kind == "nan":
+            if self.kind in ("nan", "nan again"):
                 step.failed[self.seeds.index(WORKER_SEED)] = True
             if self.kind == "lie":
                 step.reward[:] = np.nan
         return step
+
+    def _is_sick(self):
+        """Whether this process was hit before and goes on like that."""
+        return "again" in self.kind and any(name.startswith(f"{os.getpid()}-") for name in os.listdir(self.markers))
 
     def _is_first(self):
         if len(os.listdir(self.markers)) >= self.times:

@@ -70,10 +70,13 @@ def test_faults_in_this_process_are_mended_too(truth, tmp_path, kind):
         assert (dump.seed, dump.step, dump.reproduced) == (6, 2, False)
 
 
-def test_one_worker_of_one_is_replaced(truth, tmp_path):
-    episodes, report = evaluate(harmful("nan", tmp_path), 1)
+@pytest.mark.parametrize("kind", ["nan again", "raise again"])
+def test_a_sick_process_does_not_judge_itself(truth, tmp_path, kind):
+    """The one worker fails in that block however often it tries; a fresh one must."""
+    episodes, report = evaluate(harmful(kind, tmp_path), 1)
     assert episodes == truth
-    assert [(fault.kind, fault.seeds) for fault in report.faults] == [("nan", (6,))]
+    seen = ("nan", (6,)) if kind == "nan again" else ("raised", (5, 6, 7, 8))
+    assert [(fault.kind, fault.seeds) for fault in report.faults] == [seen]
 
 
 def test_physics_that_breaks_twice_is_the_truth():
@@ -110,12 +113,14 @@ def test_neither_workers_nor_blocks_change_a_bit(truth, workers, block):
     assert [episode for part in episodes for episode in part] == [episode for part in truth for episode in part]
 
 
-def test_stopping_half_way_leaves_no_process():
+def test_stopping_half_way_leaves_neither_process_nor_handle():
+    before = psutil.Process().num_fds()
     done = as_done(JOBS, healthy(), 2)
     next(done)
     assert children()
     done.close()
     assert not children()
+    assert psutil.Process().num_fds() <= before + 1  # multiprocessing's resource tracker, once a session
 
 
 def test_workers_with_other_packages_are_refused():
