@@ -214,6 +214,8 @@ def test_defaults_are_resolved_and_come_back(tmp_path):
     assert make_config({"policy": {"cameras": "a, b", "observation_indices": "0:2"}}).policy.camera_names == ("a", "b")
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "config.yaml") == config
+    assert "encoder" in dump_config(config)
+    assert "encoder" not in dump_config(RunConfig())
 
 
 @pytest.mark.parametrize(

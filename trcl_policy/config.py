@@ -234,6 +234,8 @@ def config_names() -> list[str]:
 def dump_config(config: RunConfig) -> str:
     """The configuration as YAML, without groups that its domain has no use for; feeding it back gives the same run."""
     groups = {name: value for name, value in dataclasses.asdict(config).items() if not _is_unused(config, name)}
+    if not config.policy.camera_names and "policy" in groups:
+        groups["policy"].pop("encoder")
     return yaml.safe_dump(_plain(groups), sort_keys=False)
 
 
