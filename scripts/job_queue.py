@@ -26,6 +26,8 @@ from trcl_policy.report.tables import duration
 HEARTBEAT_S = 300.0
 """Seconds between lines that say how far the runs are."""
 POLL_S = 0.2
+LEAST_GAIN = 0.02
+"""Share of a run after which its own pace is believed."""
 
 
 class Forecast:
@@ -38,18 +40,23 @@ class Forecast:
 
     def __init__(self, known: Mapping[str, Sequence[float]], rough: Callable[[str], float]) -> None:
         self._known = {kind: list(seconds) for kind, seconds in known.items()}
+        self._paces: dict[str, float] = {}
         self._rough = rough
 
     def add(self, kind: str, seconds: float) -> None:
         """A run of this kind took so long."""
         self._known.setdefault(kind, []).append(seconds)
 
+    def expect(self, kind: str, seconds: float) -> None:
+        """A run of this kind is on its way to take so long; counts until one is finished."""
+        self._paces[kind] = seconds
+
     def seconds(self, kind: str) -> float:
         """Expected seconds of a run: the mean of its kind; else its rough time, scaled as other kinds turned out."""
-        if self._known.get(kind):
-            return sum(self._known[kind]) / len(self._known[kind])
-        found = [(sum(s) / len(s), self._rough(k)) for k, s in self._known.items() if s]
-        scale = sum(real for real, _ in found) / sum(rough for _, rough in found) if found else 1.0
+        means = self._paces | {name: sum(found) / len(found) for name, found in self._known.items() if found}
+        if kind in means:
+            return means[kind]
+        scale = sum(means.values()) / sum(map(self._rough, means)) if means else 1.0
         return self._rough(kind) * scale
 
     def left(self, jobs: Iterable[Job], slots: int) -> float:
@@ -184,9 +191,12 @@ class _Queue:
         self.when_done(job)
 
     def _say(self, what: str) -> None:
-        rest = [*self.waiting, *(entry.job for entry in self.running)]
-        left = ""
+        rest, left = [*self.waiting, *(entry.job for entry in self.running)], ""
         if self.forecast is not None and rest:
+            for entry in self.running:
+                gained = entry.job.share_done() - entry.share
+                if gained >= LEAST_GAIN:
+                    self.forecast.expect(entry.job.kind, (time.monotonic() - entry.since) / gained)
             left = f", about {duration(self.forecast.left(rest, self.launcher.slots))} left"
         tell(f"[{self.num_done}/{self.total}{left}] {what}")
 
