@@ -124,10 +124,11 @@ def origin(methods: Mapping[str, Results]) -> str:
     steps = sorted({document["config"]["training"]["steps"] for document in documents})
     updates = " or ".join(f"{count:,}" for count in steps)
     commits = sorted({str(document["provenance"]["git_commit"])[:8] for document in documents})
+    from_commits = f"{', '.join(commits[:3])}{' and others' if len(commits) > 3 else ''}"
     return (
         f"{tasks}. {updates} updates of {config['training']['batch_size']} a task, "
         f"{facts['num_parameters']:,} weights, torch {facts['packages']['torch']} on {facts['device']}; "
-        f"{len(documents)} run{'s' * (len(documents) > 1)} from commit {', '.join(commits[:3])}{' and others' if len(commits) > 3 else ''}."
+        f"{len(documents)} run{'s' * (len(documents) > 1)} from commit {from_commits}."
     )
 
 

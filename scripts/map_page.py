@@ -149,7 +149,9 @@ def map_figure(cells: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, cells: Mapping[str, Any], rows: Sequence[Any], cols: Sequence[Any], kind: str, measure: str) -> None:
+def _panel(
+    axes: Axes, cells: Mapping[str, Any], rows: Sequence[Any], cols: Sequence[Any], kind: str, measure: str
+) -> None:
     _, _, sign = MEASURES[measure]
     values = np.full((len(rows), len(cols)), np.nan)
     marks = np.full(values.shape, "", object)

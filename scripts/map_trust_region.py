@@ -3,12 +3,12 @@
 .venv/bin/python scripts/map_trust_region.py --dry-run      # the cells, and about how long they take
 .venv/bin/python scripts/map_trust_region.py                # run what is missing, draw docs/map.md and its figure
 .venv/bin/python scripts/map_trust_region.py --form trcl_prox --weight .05 --results results/map-prox
-.venv/bin/python scripts/map_trust_region.py --smoke --results /tmp/map --page ''   # one cell of nothing, a minute or two
+.venv/bin/python scripts/map_trust_region.py --smoke --results /tmp/map --page ''   # one tiny cell, a minute
 .venv/bin/python scripts/map_trust_region.py --page-only    # only docs/map.md, from the stored cells
 .venv/bin/python scripts/map_trust_region.py --check        # status 1 where the page is not that of the stored cells
 
-A cell is a replay budget x updates a task x number of tasks x network width. In each, replay and the same replay with the
-trust region are learned from the same seeds, plain and distilled. The same command goes on after a stop.
+A cell is a replay budget x updates a task x number of tasks x network width. In each, replay and the same replay with
+the trust region are learned from the same seeds, plain and distilled. The same command goes on after a stop.
 """
 
 from __future__ import annotations
@@ -133,8 +133,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return 0
         if jobs:
             longest = max(cell.tasks for cell in cells)
-            words = ["--tasks", ",".join(TASKS[:longest]), "--episodes", 55, "--out", "data/map.zarr"]
-            trcl("collect", *words)
+            trcl("collect", "--tasks", ",".join(TASKS[:longest]), "--episodes", 55, "--out", "data/map.zarr")
         status = run_jobs(jobs, launcher, forecast, lambda job: keep(options.results, job), keep_going=True, quiet=True)
     if options.page is not None:
         write(options.results, options.page)

@@ -71,26 +71,46 @@ def film(
         ConfigError: an unknown task or moment, or a run without the needed checkpoint.
         SimulationError: this machine can't draw.
     """
-    config = folder.config()
-    if config.domain != "policy":
-        raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {config.domain}")
-    chosen = _moments(moments)
-    sequence = load_policy(folder.checkpoint()).spec.tasks
-    task = sequence[0] if task is None else resolve_task(task)
-    if task not in sequence:
-        raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
-    out = out or folder.path / "videos" / f"{task}.mp4"
+    panels = [(folder, moment) for moment in _moments(moments)]
+    return film_panels(panels, task, seed, recovery_steps, size, out)
+
+
+def film_panels(
+    panels: Sequence[tuple[RunFolder, str]],
+    task: str | None = None,
+    seed: int | None = None,
+    recovery_steps: int = 100,
+    size: int = 256,
+    out: Path | None = None,
+) -> Path:
+    """Film one start state in several (run, moment) side by side; returns the video's path.
+
+    The first run has the first task of its sequence where ``task`` is None, the seed that tells a story where ``seed``
+    is, and the video where ``out`` is. Other arguments and errors are those of :func:`film`.
+    """
+    first = panels[0][0]
+    for folder in dict.fromkeys(folder.path for folder, _ in panels):
+        if (domain := RunFolder(folder).config().domain) != "policy":
+            raise ConfigError(f"run must be one of policies to be filmed, got {folder} of domain {domain}")
+    task = load_policy(first.checkpoint()).spec.tasks[0] if task is None else resolve_task(task)
+    for folder, _ in panels:
+        sequence = load_policy(folder.checkpoint()).spec.tasks
+        if task not in sequence:
+            raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
+    out = out or first.path / "videos" / f"{task}.mp4"
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
     renderer = make_renderer(task, size, size)
     env = make_env(task, 1)
-    seed = _telling_seed(folder, task, config.evaluation.seed) if seed is None else seed
+    seed = _telling_seed(first, task, first.config().evaluation.seed) if seed is None else seed
     try:
-        panels = []
-        for caption, policy in _policies(folder, task, chosen, recovery_steps):
+        strips = []
+        for folder, moment in panels:
+            caption, policy = _policy(folder, task, moment, recovery_steps)
             trace = record_episode(env, _Actor(policy, task, seed), seed, extra_steps=LINGER_STEPS)
-            panels.append(draw(trace, renderer, [f"{task}, {SPEED:g} x speed", f"{config.method.name}: {caption}"]))
-        _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
+            lines = [f"{task}, {SPEED:g} x speed", f"{folder.config().method.name}: {caption}"]
+            strips.append(draw(trace, renderer, lines))
+        _write(out, side_by_side(strips), frame_rate(task_info(task).control_frequency, SPEED))
     finally:
         renderer.close()
         env.close()
@@ -115,18 +135,13 @@ def _moments(spelled: str) -> list[str]:
     return moments
 
 
-def _policies(
-    folder: RunFolder, task: str, moments: Sequence[str], recovery_steps: int
-) -> Iterator[tuple[str, Policy]]:
-    """Caption and policy of each moment."""
-    last = folder.checkpoint()
-    for moment in moments:
-        if moment == "learned":
-            yield "just learned", load_policy(folder.checkpoint(_learned_at(folder, task)))
-        elif moment == "forgotten":
-            yield "after the last task", load_policy(last)
-        else:
-            yield f"+{recovery_steps} steps of recovery", _recovered(folder, task, recovery_steps)
+def _policy(folder: RunFolder, task: str, moment: str, recovery_steps: int) -> tuple[str, Policy]:
+    """Caption and policy of a moment."""
+    if moment == "learned":
+        return "just learned", load_policy(folder.checkpoint(_learned_at(folder, task)))
+    if moment == "forgotten":
+        return "after the last task", load_policy(folder.checkpoint())
+    return f"+{recovery_steps} steps of recovery", _recovered(folder, task, recovery_steps)
 
 
 def _learned_at(folder: RunFolder, task: str) -> int:
