@@ -86,10 +86,14 @@ def higher_is_better(found: Mapping[str, Results]) -> bool:
 
 
 def best_form(found: Mapping[str, Results]) -> str | None:
-    """The trust-region form with the best mean average final score; of equals the first; None without one."""
+    """The trust-region form with the best mean average final score; of equals the first; None without one.
+
+    Forms with fewer seeds than others take part from three seeds on, so that one lucky seed does not win.
+    """
     sign = 1 if higher_is_better(found) else -1
     forms = {name: by_seed(seeds, average_final) for name, seeds in ordered(found).items() if name.startswith("trcl")}
-    means = {name: sign * sum(values.values()) / len(values) for name, values in forms.items() if values}
+    least = min(3, max(map(len, forms.values()), default=0))
+    means = {name: sign * sum(v.values()) / len(v) for name, v in forms.items() if v and len(v) >= least}
     return max(means, key=means.__getitem__) if means else None
 
 
