@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from quickstart import Run, train_all
+from job_queue import run_jobs
+from jobs import Job, method_jobs
+from launchers import make_launcher
+from stored import RESULTS, export, place
 
 from trcl_policy.config import load_config
 from trcl_policy.continual.methods import METHODS
@@ -30,7 +32,6 @@ from trcl_policy.images.grids import side_by_side, write_png
 from trcl_policy.report.runs import load_runs
 from trcl_policy.report.samples import sample_grids
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 SETTINGS = {"digits": ("training.steps=100",), "scenes": (), "scenes-large": ()}
 """Digits: half the updates of the configuration, enough to learn, few enough for every method."""
 UNFIT = ("replay_rollout", "tdgr")  # they need sequences
@@ -62,30 +63,20 @@ def main() -> int:
     elif options.table:
         print(table(results))
     else:
-        wanted = [(runs / m / f"seed-{n}", m, n) for n in range(options.seeds) for m in chosen]
-        missing = [run for run in wanted if not exported(results, run).exists()]
         settings = SETTINGS[options.benchmark]
-        train_all(missing, config, settings, options.jobs, lambda run: export(results, run))
+        wanted = method_jobs(runs, config, chosen, range(options.seeds), settings)
+        missing = [job for job in wanted if not place(RESULTS, config, job.method, job.seed).exists()]
+        if status := run_jobs(missing, make_launcher("local", options.jobs), when_done=lambda job: keep(config, job)):
+            return status
         if not (results / "floor.json").exists():
             write_json(results / "floor.json", floor(config))
         print(table(results))
     return 0
 
 
-def exported(results: Path, run: Run) -> Path:
-    """Where the result of a run is kept."""
-    return results / run[1] / f"seed-{run[2]}.json"
-
-
-def export(results: Path, run: Run) -> None:
-    """Join a finished run's metrics, provenance and configuration in one file."""
-    folder = run[0]
-    document = {
-        "metrics": json.loads((folder / "metrics.json").read_text()),
-        "provenance": json.loads((folder / "provenance.json").read_text()),
-        "config": yaml.safe_load((folder / "config.yaml").read_text()),
-    }
-    write_json(exported(results, run), document)
+def keep(benchmark: str, job: Job) -> None:
+    """Store the results of a finished run."""
+    export(job.folder, place(RESULTS, benchmark, job.method, job.seed))
 
 
 def floor(config: str) -> dict[str, Any]:

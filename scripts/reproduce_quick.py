@@ -13,16 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-from quickstart import Run, collect, train_all
+from job_queue import run_jobs
+from jobs import Job, method_jobs
+from launchers import make_launcher
+from quickstart import collect
+from stored import RESULTS, export, place
 
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.statistics import mean_of_shares_interval
-from trcl_policy.files import write_json
 
 SETTINGS = ("training.steps=300", "evaluation.episodes=20")
 """Half the updates of the quickstart: enough to learn most of each task, few enough to tell methods apart."""
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "quick"
+BENCHMARK = "quick"
 
 
 def main() -> int:
@@ -40,21 +42,17 @@ def main() -> int:
         parser.error(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
     if not options.table:
         collect(options.data)
-        runs = [(options.runs / m / f"seed-{n}", m, n) for n in range(options.seeds) for m in chosen]
-        train_all(runs, "quickstart", [f"data.store={options.data}", *SETTINGS], options.jobs, export)
+        settings = [f"data.store={options.data}", *SETTINGS]
+        jobs = method_jobs(options.runs, "quickstart", chosen, range(options.seeds), settings)
+        if status := run_jobs(jobs, make_launcher("local", options.jobs), when_done=keep):
+            return status
     print(table())
     return 0
 
 
-def export(run: Run) -> None:
-    """Join a finished run's metrics, provenance and configuration in one file."""
-    folder, method, seed = run
-    document = {
-        "metrics": json.loads((folder / "metrics.json").read_text()),
-        "provenance": json.loads((folder / "provenance.json").read_text()),
-        "config": yaml.safe_load((folder / "config.yaml").read_text()),
-    }
-    write_json(RESULTS / method / f"seed-{seed}.json", document)
+def keep(job: Job) -> None:
+    """Store the results of a finished run."""
+    export(job.folder, place(RESULTS, BENCHMARK, job.method, job.seed))
 
 
 def table() -> str:
@@ -63,7 +61,8 @@ def table() -> str:
     columns += ("range over seeds", "forgetting of old tasks", "learning, s", "kept, MB")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in METHODS:
-        found = [json.loads(path.read_text())["metrics"] for path in sorted((RESULTS / method).glob("seed-*.json"))]
+        paths = sorted((RESULTS / BENCHMARK / method).glob("seed-*.json"))
+        found = [json.loads(path.read_text())["metrics"] for path in paths]
         if found:
             lines.append(f"| {method} | {' | '.join(cells(found))} |")
     return "\n".join(lines)

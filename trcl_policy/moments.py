@@ -81,37 +81,64 @@ def film(
         ConfigError: an impossible number, an unknown task or moment, or a run without the needed checkpoint.
         SimulationError: this machine can't draw.
     """
-    config = folder.config()
-    if config.domain != "policy":
-        raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {config.domain}")
+    panels = [(folder, moment) for moment in _moments(moments)]
+    return film_panels(panels, task, seed, recovery_steps, size, out, tile, backend)
+
+
+def film_panels(
+    panels: Sequence[tuple[RunFolder, str]],
+    task: str | None = None,
+    seed: int | None = None,
+    recovery_steps: int = 100,
+    size: int | None = None,
+    out: Path | None = None,
+    tile: int = 1,
+    backend: str = "cpu",
+) -> Path:
+    """Film the same start states in several (run, moment) side by side; returns the video's path.
+
+    The first run has the first task of its sequence where ``task`` is None, the seed that tells a story where ``seed``
+    is, and the video where ``out`` is. Other arguments and errors are those of :func:`film`.
+    """
+    first = panels[0][0]
+    for path in dict.fromkeys(folder.path for folder, _ in panels):
+        if (domain := RunFolder(path).config().domain) != "policy":
+            raise ConfigError(f"run must be one of policies to be filmed, got {path} of domain {domain}")
     if not 1 <= tile <= MOST_TILES:
         raise ConfigError(f"tile must be in 1..{MOST_TILES} [worlds], got {tile}")
     columns, size = math.ceil(math.sqrt(tile)), SIZE * min(tile, 2) if size is None else size
     if size < columns:
         raise ConfigError(f"size must be >= {columns} [pixels], got {size}")
-    chosen = _moments(moments)
-    sequence = load_policy(folder.checkpoint()).spec.tasks
-    task = sequence[0] if task is None else resolve_task(task)
-    if task not in sequence:
-        raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
-    out = out or folder.path / "videos" / (f"{task}.mp4" if tile == 1 else f"{task}-x{tile}.mp4")
+    task = _common_task(panels, task)
+    out = out or first.path / "videos" / (f"{task}.mp4" if tile == 1 else f"{task}-x{tile}.mp4")
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
     renderer = make_renderer(task, size // columns, size // columns)
     env = make_env(task, tile, backend=backend)
-    first = _first_seed(folder, task, config.evaluation.seed, tile) if seed is None else seed
-    seeds = range(first, first + tile)
+    start = _first_seed(first, task, first.config().evaluation.seed, tile) if seed is None else seed
+    seeds = range(start, start + tile)
     try:
-        panels = []
-        for caption, policy in _policies(folder, task, chosen, recovery_steps):
+        strips = []
+        for folder, moment in panels:
+            caption, policy = _policy(folder, task, moment, recovery_steps)
             actor = _Actor(with_eyes(policy, env), task, seeds)
             traces = record_episodes(env, actor, seeds, extra_steps=LINGER_STEPS)
-            panels.append(_panel(traces, renderer, columns, f"{config.method.name}: {caption}"))
-        _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
+            strips.append(_panel(traces, renderer, columns, f"{folder.config().method.name}: {caption}"))
+        _write(out, side_by_side(strips), frame_rate(task_info(task).control_frequency, SPEED))
     finally:
         renderer.close()
         env.close()
     return out
+
+
+def _common_task(panels: Sequence[tuple[RunFolder, str]], task: str | None) -> str:
+    """The task to film, which every run must have: the first of the first run where none is named."""
+    task = load_policy(panels[0][0].checkpoint()).spec.tasks[0] if task is None else resolve_task(task)
+    for folder, _ in panels:
+        sequence = load_policy(folder.checkpoint()).spec.tasks
+        if task not in sequence:
+            raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
+    return task
 
 
 def _panel(traces: Sequence[EpisodeTrace], renderer: Renderer, columns: int, caption: str) -> Iterator[np.ndarray]:
@@ -142,18 +169,13 @@ def _moments(spelled: str) -> list[str]:
     return moments
 
 
-def _policies(
-    folder: RunFolder, task: str, moments: Sequence[str], recovery_steps: int
-) -> Iterator[tuple[str, Policy]]:
-    """Caption and policy of each moment."""
-    last = folder.checkpoint()
-    for moment in moments:
-        if moment == "learned":
-            yield "just learned", load_policy(folder.checkpoint(_learned_at(folder, task)))
-        elif moment == "forgotten":
-            yield "after the last task", load_policy(last)
-        else:
-            yield f"+{recovery_steps} steps of recovery", _recovered(folder, task, recovery_steps)
+def _policy(folder: RunFolder, task: str, moment: str, recovery_steps: int) -> tuple[str, Policy]:
+    """Caption and policy of a moment."""
+    if moment == "learned":
+        return "just learned", load_policy(folder.checkpoint(_learned_at(folder, task)))
+    if moment == "forgotten":
+        return "after the last task", load_policy(folder.checkpoint())
+    return f"+{recovery_steps} steps of recovery", _recovered(folder, task, recovery_steps)
 
 
 def _learned_at(folder: RunFolder, task: str) -> int:

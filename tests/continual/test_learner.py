@@ -106,6 +106,8 @@ IDENTITIES = {
     "zero weight is replay": (method("trcl_diag", weight=0.0), REPLAY),
     "zero lambda is replay": (method("trcl_diag", raw_lambda=0.0), REPLAY),
     "zero weight in a proximal step is replay": (method("trcl_prox", weight=0.0), REPLAY),
+    "zero weight is plain replay": (method("trcl_diag_plain", weight=0.0), method("replay_plain")),
+    "zero weight in a proximal step is plain replay": (method("trcl_prox_plain", weight=0.0), method("replay_plain")),
     "zero weight in a rank-1 penalty is replay": (method("trcl", weight=0.0), REPLAY),
     "zero weight in a low-rank penalty is replay": (method("trcl_lowrank", weight=0.0), REPLAY),
     "zero weight in a mixed penalty is replay": (method("trcl_mixed", weight=0.0), REPLAY),
@@ -208,7 +210,7 @@ def test_online_ewc_of_one_old_task_is_ewc():
         ("si", "finetune"), ("si", "mas"), ("mas", "ewc"), ("ftml", "er"), ("ftml", "ftml_distill"), ("vrmcl", "ftml"),
         ("mer", "er"), ("lamaml", "mer"), ("packnet", "finetune"), ("trcl_mixed", "trcl_lowrank"),
         ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"),
-        ("ewc_lowrank", "ewc_rank1"),
+        ("ewc_lowrank", "ewc_rank1"), ("trcl_diag_plain", "trcl_diag"), ("trcl_prox_plain", "trcl_diag_plain"),
     ],
 )  # fmt: skip
 def test_methods_that_differ_in_one_part_learn_different_weights(one, other):

@@ -144,7 +144,7 @@ def test_every_method_has_its_page():
 OTHERS = {
     "bounds": ("finetune", "joint", "alone"),
     "running": ("ewc_online", "si", "mas"),
-    "constrained": ("trcl_prox", "trcl_ball", "trcl_dual", "replay_dual"),
+    "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "replay_dual"),
     "projected": ("agem", "packnet"),
 }
 
@@ -182,6 +182,7 @@ HELD = {
     "ewc_lowrank": ("lowrank", 0.0),
     "trcl": ("rank1", 1.0),
     "trcl_diag": ("diagonal", 1.0),
+    "trcl_diag_plain": ("diagonal", 1.0),
     "trcl_lowrank": ("lowrank", 1.0),
     "trcl_mixed": ("mixed", 1.0),
 }

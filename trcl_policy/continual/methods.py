@@ -98,6 +98,8 @@ METHODS: dict[str, Recipe] = {
     "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),
     "trcl_mixed": Recipe("Diagonal and low-rank Fisher penalty", OURS, "penalty", "mixed", "distilled"),
     "trcl_prox": Recipe("Diagonal, a proximal step after the optimiser's", OURS, "proximal", "diagonal", "distilled"),
+    "trcl_diag_plain": Recipe("trcl_diag on ordinary replay", "control", "penalty", "diagonal", "generated"),
+    "trcl_prox_plain": Recipe("trcl_prox on ordinary replay", "control", "proximal", "diagonal", "generated"),
     "trcl_ball": Recipe("Diagonal, a hard ball", TRCL + ", constrained form", "ball", "diagonal", "distilled"),
     "trcl_dual": Recipe("Proximal, to meet a target for the old loss", OURS, "dual_anchor", "diagonal", "distilled"),
 }

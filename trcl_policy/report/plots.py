@@ -231,9 +231,13 @@ def settle(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as ``.png`` (160 dots per inch, white ground) or ``.svg``, atomically; raises FileError."""
+def save_figure(figure: Figure, path: Path, note: str | None = None) -> Path:
+    """Write a figure as ``.png`` (160 dots per inch, white ground) or ``.svg``, atomically; raises FileError.
+
+    ``note`` goes into the file as its description.
+    """
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    metadata |= {} if note is None else {"Description": note}
     with mpl.rc_context(STYLE), replacing(path) as beside:
         figure.savefig(beside, format=path.suffix[1:], dpi=160, facecolor="white", metadata=metadata)
     return path

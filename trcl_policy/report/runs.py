@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -120,12 +121,38 @@ def _load(path: Path) -> Run:
         raise ValueError(f"run must be a run directory, got {path}, which is not there")
     if not (path / "metrics.json").exists():
         raise ValueError(f"run must have a metrics.json, got {path} without one (has it measured anything yet?)")
-    metrics = read_json(path / "metrics.json")
-    tasks, scores, intervals = _checked(metrics, path / "metrics.json")
     with explained("read", path):
         videos = tuple(sorted((path / "videos").glob("*.mp4")))
         samples = sorted((path / "samples").glob("[0-9]*.safetensors"))
-    config = read_text(path / "config.yaml") if (path / "config.yaml").exists() else ""
+    run = run_of(
+        path,
+        read_json(path / "metrics.json"),
+        config=read_text(path / "config.yaml") if (path / "config.yaml").exists() else "",
+        provenance=read_json(path / "provenance.json") if (path / "provenance.json").exists() else {},
+        probe=read_json(path / "recovery.json") if (path / "recovery.json").exists() else {},
+    )
+    return replace(
+        run,
+        log=read_jsonl(path / "log.jsonl") if (path / "log.jsonl").exists() else [],
+        videos=videos,
+        replay=read_jsonl(path / "replay.jsonl") if (path / "replay.jsonl").exists() else [],
+        samples={int(file.stem): file for file in samples},
+    )
+
+
+def run_of(
+    path: Path,
+    metrics: Any,
+    config: str,
+    provenance: Mapping[str, Any],
+    probe: Mapping[str, Any] = MappingProxyType({}),
+) -> Run:
+    """Return the run that these documents describe, wherever they are kept; ``path`` names it in messages.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    tasks, scores, intervals = _checked(metrics, path / "metrics.json")
     return Run(
         path=path,
         label=str(metrics["method"]),
@@ -137,12 +164,10 @@ def _load(path: Path) -> Run:
         metrics=metrics,
         config=config,
         settings=_read_settings(config, path / "config.yaml"),
-        provenance=read_json(path / "provenance.json") if (path / "provenance.json").exists() else {},
-        log=read_jsonl(path / "log.jsonl") if (path / "log.jsonl").exists() else [],
-        probe=read_json(path / "recovery.json") if (path / "recovery.json").exists() else {},
-        videos=videos,
-        replay=read_jsonl(path / "replay.jsonl") if (path / "replay.jsonl").exists() else [],
-        samples={int(file.stem): file for file in samples},
+        provenance=provenance,
+        log=[],
+        probe=probe,
+        videos=(),
     )
 
 

@@ -1,0 +1,151 @@
+"""The benchmarks of the comparison: what each one learns, from which data, with which methods and seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job_queue import Forecast
+from jobs import Job, seconds_of
+from stored import RESULTS, load, place
+
+from trcl_policy.continual.methods import METHODS
+
+CORE = ("finetune", "joint", "ewc", "ewc_rank1", "replay", "replay_plain", "er", "ftml", "vrmcl", "trcl")
+"""Methods that the paper compares, with the bounds and stored samples."""
+FORMS = tuple(name for name in METHODS if name.startswith("trcl"))
+CHOSEN = RESULTS / "tuning" / "chosen.json"
+PROBE = ("--steps", "100", "--every", "10", "--episodes", "15")
+SLOW = ("ftml", "vrmcl", "mer", "lamaml", "trcl_lowrank", "trcl_mixed", "ewc_lowrank")
+"""Beginnings of the names of methods that take about three times as long."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the table.
+
+    Attributes:
+        config: the configuration, whose name is also that of the results.
+        tasks: what ``trcl collect`` brings into the store; for random orders more than a single run needs, so that the
+            store never changes under a run.
+        noise: on the expert's actions.
+        minutes: about what a run takes on one core; a guess that finished runs replace.
+        methods: the ones that are run when none are named.
+        seeds: of these methods.
+        more_seeds: methods with more seeds, and how many.
+        orders: seed N learns the tasks ``random20:N``.
+        probe: options of ``trcl recover``.
+    """
+
+    config: str
+    tasks: str
+    minutes: float
+    methods: tuple[str, ...] = CORE
+    seeds: int = 3
+    more_seeds: tuple[tuple[str, int], ...] = ()
+    noise: float = 0.1
+    orders: bool = False
+    probe: tuple[str, ...] = PROBE
+
+
+CONTROLS = ("trcl_diag_plain", "trcl_prox_plain")
+"""Methods of the map alone."""
+EVERY = (*CORE, *(name for name in METHODS if name not in (*CORE, *CONTROLS)))
+LONG = (*CORE, "trcl_diag", "trcl_prox")
+FIVE = tuple((name, 5) for name in LONG)
+LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
+FEW = ("finetune", "joint", "replay", "trcl", "trcl_diag")
+BENCHMARKS: dict[str, Benchmark] = {
+    "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
+    "cw10-small": Benchmark("cw10-small", "cw10", 20, EVERY, 3, FIVE),
+    "cw20": Benchmark("cw20", "cw10", 50, LONG),
+    "random20": Benchmark("random20", "mt50", 50, LONG, 5, orders=True),
+    "mt50": Benchmark("mt50-sequence", "mt50", 240, FEW, 3, probe=LOSS_PROBE),
+    "paper": Benchmark("paper/cw10", "cw10", 2000, CORE, 1, noise=0.0),
+    "paper-30min": Benchmark("paper/cw10-30min", "cw10", 30, CORE, 1, noise=0.0),
+}
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
+    "starved": ("method.replay_samples=32", "method.replay_ratio=0.03125", "method.memory=32"),
+}
+"""Variants of a benchmark, stored as results/BENCHMARK-SETTING: ``dense`` measures inside the tasks (re-convergence);
+``starved`` has 32 old samples a task and 8 in a batch of 256."""
+
+
+def results_name(benchmark: Benchmark, setting: str) -> str:
+    """The folder of its results."""
+    name = benchmark.config.replace("/", "-")
+    return name if setting == "plain" else f"{name}-{setting}"
+
+
+def read_chosen(path: Path = CHOSEN) -> dict[str, dict[str, Any]]:
+    """The tuned knobs of each method, ``{method: {setting: value}}``; none where nothing has been tuned."""
+    return json.loads(path.read_text())["methods"] if path.exists() else {}
+
+
+def make_jobs(
+    benchmark: Benchmark,
+    setting: str,
+    methods: Sequence[str] | None,
+    seeds: int | None,
+    runs: Path,
+    chosen: Mapping[str, Mapping[str, Any]],
+    more: Sequence[str] = (),
+    probe: bool = True,
+) -> list[Job]:
+    """The runs of a benchmark, seed by seed, each with its method's tuned knobs.
+
+    Args:
+        benchmark: the row.
+        setting: a key of SETTINGS; it has the last word over knobs.
+        methods: None takes the benchmark's.
+        seeds: how many; None takes the benchmark's, which may differ between methods.
+        runs: folder for the runs.
+        chosen: knobs by method.
+        more: settings for all runs.
+        probe: whether ``trcl recover`` follows.
+    """
+    names = benchmark.methods if methods is None else methods
+    counts = {name: dict(benchmark.more_seeds).get(name, benchmark.seeds) if seeds is None else seeds for name in names}
+    folder = results_name(benchmark, setting)
+    return [
+        Job(
+            folder=runs / folder / name / f"seed-{seed}",
+            config=benchmark.config,
+            settings=(
+                f"method.name={name}",
+                f"seed={seed}",
+                *([f"tasks=random20:{seed}"] if benchmark.orders else []),
+                *(f"{key}={json.dumps(value)}" for key, value in chosen.get(name, {}).items()),
+                *SETTINGS[setting],
+                *more,
+            ),
+            method=name,
+            seed=seed,
+            kind=f"{folder}/{name}",
+            probe=benchmark.probe if probe and name != "alone" else None,
+        )
+        for seed in range(max(counts.values()))
+        for name in names
+        if seed < counts[name]
+    ]
+
+
+def stored_forecast(benchmark: Benchmark, setting: str, results: Path) -> Forecast:
+    """How long runs take, from the stored ones."""
+    folder = results_name(benchmark, setting)
+    found = load(results, folder)
+    known = {
+        f"{folder}/{method}": [seconds_of(document["metrics"]) for document in seeds.values()]
+        for method, seeds in found.items()
+    }
+    return Forecast(known, lambda kind: 60 * benchmark.minutes * (3 if kind.split("/")[-1].startswith(SLOW) else 1))
+
+
+def target(results: Path, benchmark: Benchmark, setting: str, job: Job) -> Path:
+    """Where the result of a job is kept."""
+    return place(results, results_name(benchmark, setting), job.method, job.seed)

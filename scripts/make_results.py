@@ -1,0 +1,155 @@
+"""docs/results.md and its figures from the stored results.
+
+.venv/bin/python scripts/make_results.py            # write the page and docs/images/results-*.png
+.venv/bin/python scripts/make_results.py --check    # status 1, with a line each, where they are not those of results/
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import BENCHMARKS, make_jobs, results_name
+from pages import complaints, fingerprint, write_figure, write_page
+from published_tables import published_table, reconvergence_table
+from results_figures import drawn_runs, figures
+from results_tables import best_form, cost_table, methods_table, paired_table, probe_table
+from stored import RESULTS, Results, benchmarks, load
+
+from trcl_policy.files import read_json
+from trcl_policy.report.relearning import dips_table, times_table
+from trcl_policy.report.tables import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "results.md"
+COMMAND = "scripts/make_results.py"
+BESIDE = ("cw10-small", "paper-cw10-30min", "paper-cw10")
+"""Benchmarks that stand beside the published figures, where they have results."""
+INSIDE = ("cw10-small-dense", "paper-cw10-dense")
+"""Benchmarks that were measured inside the tasks, for the published times."""
+CAPTIONS = {
+    "average": "Average over the tasks seen so far",
+    "tasks": "Each task over the sequence; dashed: where it is learned; bands: 95 %",
+    "reconvergence": "The first three tasks after the switch to a later one, mean over later tasks",
+    "probe": "The first three tasks trained again from the last weights; dotted: right after learning",
+    "probe-survival": "Share of old tasks that the probe has not brought back yet",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Write or check; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare; status 1 where something differs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the stored results")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page whose generated blocks are filled")
+    options = parser.parse_args(words)
+    found = {name: load(options.results, name) for name in benchmarks(options.results)}
+    images = options.page.parent / "images"
+    drawn = figure_names(options.results, found)
+    blocks = make_blocks(options.results, found, drawn)
+    data = {bench: fingerprint(options.results.glob(f"{bench}/*/seed-*.json")) for bench in found}
+    marks = {images / name: data[bench] for name, bench in drawn.items()}
+    if options.check:
+        wrong = complaints(options.page, blocks, marks, "results-*.png", COMMAND)
+        print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
+        return 1 if wrong else 0
+    for bench, methods in found.items():
+        for name, figure in figures(methods).items():
+            path = images / file_name(bench, name)
+            write_figure(figure, path, marks[path])
+    write_page(options.page, blocks)
+    return 0
+
+
+def file_name(bench: str, figure: str) -> str:
+    """Name of a figure's file."""
+    return f"results-{bench}-{figure}.png"
+
+
+def figure_names(results: Path, found: Mapping[str, Mapping[str, Results]]) -> dict[str, str]:
+    """File names of all figures, with the benchmark each belongs to."""
+    return {file_name(bench, name): bench for bench, methods in found.items() for name in figures(methods)}
+
+
+def make_blocks(
+    results: Path, found: Mapping[str, Mapping[str, Results]], drawn: Mapping[str, str]
+) -> dict[str, str]:
+    """The generated parts of the page."""
+    published = read_json(results / "published.json")
+    beside = {name: found[name] for name in BESIDE if name in found}
+    inside = next((found[name] for name in INSIDE if name in found), {})
+    return {
+        "published": published_table(published["final"], beside).markdown() + f"\n\n<sub>{published['source']}.</sub>",
+        "reconvergence": reconvergence_table(published["reconvergence"], inside).markdown(),
+        "benchmarks": "\n\n".join(section(name, found[name], drawn) for name in found) or "Nothing is stored yet.",
+        "missing": missing(results),
+    }
+
+
+def section(bench: str, methods: Mapping[str, Results], drawn: Mapping[str, str]) -> str:
+    """Everything about one benchmark."""
+    parts = [f"### {bench}", origin(methods)]
+    parts += [table.markdown() for table in tables(methods) if table.rows]
+    for name, caption in CAPTIONS.items():
+        if file_name(bench, name) in drawn:
+            parts.append(f"![{caption}](images/{file_name(bench, name)})")
+    return "\n\n".join(parts)
+
+
+def tables(methods: Mapping[str, Results]) -> list[Table]:
+    """The tables of one benchmark; those without rows are left out by the caller."""
+    form, runs = best_form(methods), drawn_runs(methods)
+    forms = dict.fromkeys(name for name in ("trcl", form) if name in methods)
+    return [
+        methods_table(methods),
+        *(paired_table(methods, name) for name in forms),
+        probe_table(methods),
+        dips_table(runs),
+        times_table(runs),
+        cost_table(methods),
+    ]
+
+
+def origin(methods: Mapping[str, Results]) -> str:
+    """How the results were made: tasks, updates, network, versions."""
+    documents = [document for seeds in methods.values() for document in seeds.values()]
+    sequences = {tuple(document["metrics"]["tasks"]) for document in documents}
+    config, facts = documents[0]["config"], documents[0]["provenance"]
+    names = [task.replace("-v3", "") for task in documents[0]["metrics"]["tasks"]]
+    tasks = f"{len(names)} tasks" + (f" in {len(sequences)} orders" if len(sequences) > 1 else f": {', '.join(names)}")
+    if len(names) > 20 and len(sequences) == 1:
+        tasks = f"{len(names)} tasks"
+    steps = sorted({document["config"]["training"]["steps"] for document in documents})
+    updates = " or ".join(f"{count:,}" for count in steps)
+    commits = sorted({str(document["provenance"]["git_commit"])[:8] for document in documents})
+    from_commits = f"{', '.join(commits[:3])}{' and others' if len(commits) > 3 else ''}"
+    return (
+        f"{tasks}. {updates} updates of {config['training']['batch_size']} a task, "
+        f"{facts['num_parameters']:,} weights, torch {facts['packages']['torch']} on {facts['device']}; "
+        f"{len(documents)} run{'s' * (len(documents) > 1)} from commit {from_commits}."
+    )
+
+
+def missing(results: Path) -> str:
+    """What of the comparison is not stored yet, with the commands that make it."""
+    lines = ["| benchmark | runs stored | what is missing | command |", "|---|---|---|---|"]
+    for name, benchmark in BENCHMARKS.items():
+        folder = results_name(benchmark, "plain")
+        jobs = make_jobs(benchmark, "plain", None, None, Path("runs"), {})
+        there = load(results, folder)
+        rest: dict[str, int] = {}
+        for job in jobs:
+            if job.seed not in there.get(job.method, {}):
+                rest[job.method] = rest.get(job.method, 0) + 1
+        if rest:
+            shown = ", ".join(f"{method} ({count})" for method, count in rest.items())
+            shown = shown if len(rest) < 12 else f"{len(rest)} methods"
+            command = f"`scripts/reproduce_cw10.py --benchmark {name}`"
+            lines.append(f"| {folder} | {len(jobs) - sum(rest.values())} of {len(jobs)} | {shown} | {command} |")
+    return "\n".join(lines) if len(lines) > 2 else "Nothing: all runs of all benchmarks are stored."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

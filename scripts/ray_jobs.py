@@ -1,0 +1,92 @@
+"""Jobs of the queue as tasks of a Ray cluster. The one script that imports ray, and only when it is asked for.
+
+The machines of the cluster must see the same files under the same paths (a shared folder), because runs are read and
+written there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MISSING = "launcher ray needs the package ray, which is not installed: pip install 'trcl-policy[ray]'"
+
+
+class RayLauncher:
+    """One Ray task a job, each on one CPU (and a share of a GPU).
+
+    Joins the cluster of RAY_ADDRESS, or starts one on this machine.
+
+    Args:
+        slots: jobs at a time; None takes as many as the cluster has CPUs.
+        gpus: GPUs a job, such as .5.
+
+    Raises:
+        ValueError: ray is not installed.
+    """
+
+    def __init__(self, slots: int | None = None, gpus: float = 0.0) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ValueError(MISSING) from None
+        self._ray = ray
+        if not ray.is_initialized():
+            ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+        self.slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_commands)
+
+    def start(self, commands: Sequence[Sequence[str]], log: Path | None, lock: int) -> _Task:
+        """See ``jobs.Launcher``; the lock stays with this process, whose end ends the task."""
+        place = None if log is None else str(log.resolve())
+        settings = {name: os.environ[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ}
+        words = [list(command) for command in commands]
+        return _Task(self._ray, self._task.remote(words, place, os.getcwd(), settings))
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self._ray.shutdown()
+
+
+class _Task:
+    def __init__(self, ray: Any, reference: Any) -> None:
+        self._ray, self._reference = ray, reference
+
+    def poll(self) -> int | None:
+        ready, _ = self._ray.wait([self._reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            return int(self._ray.get(self._reference))
+        except self._ray.exceptions.RayError:  # the machine is gone or the task was cancelled
+            return 1
+
+    def stop(self) -> None:
+        self._ray.cancel(self._reference)
+        self._ray.wait([self._reference], timeout=60)
+
+
+def run_commands(commands: list[list[str]], log: str | None, folder: str, settings: dict[str, str]) -> int:
+    """Run the commands one after another in ``folder`` until one fails; returns its status.
+
+    Runs where Ray puts it. A cancelled task asks its command to save and end, and waits for it.
+    """
+    import os
+    import subprocess
+
+    for words in commands:
+        with open(log or os.devnull, "ab") as out:
+            process = subprocess.Popen(
+                words, cwd=folder, env={**os.environ, **settings}, stdout=out, stderr=subprocess.STDOUT
+            )
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+        if status:
+            return status
+    return 0

@@ -1,0 +1,221 @@
+"""Every method's own knob, tuned with the same number of trials on a sequence that the comparison never uses.
+
+.venv/bin/python scripts/tune_methods.py                        # the compared methods: results/tuning/METHOD.json
+.venv/bin/python scripts/tune_methods.py --methods ewc,trcl --seeds 2
+.venv/bin/python scripts/tune_methods.py --dry-run              # what would run, and how long
+.venv/bin/python scripts/tune_methods.py --table                # only choose anew and print, from what is stored
+
+The four tasks (coffee-push, drawer-open, hand-insert, door-lock) are none of CW10's; network, batches and windows are
+those of cw10-small. A method gets five trials and its best one by average final success over the seeds; equals are told
+apart by the held-out loss. finetune, joint and alone have no knob. What is chosen goes to results/tuning/chosen.json,
+which scripts/reproduce_cw10.py reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import SLOW
+from job_queue import Forecast, run_jobs, show_plan
+from jobs import Job, seconds_of, trcl
+from launchers import LAUNCHERS, make_launcher
+from stored import RESULTS, rounded
+
+from trcl_policy.continual.methods import METHODS
+from trcl_policy.files import read_json, write_json
+from trcl_policy.folder import RunFolder
+from trcl_policy.report.tables import Table, number
+
+SEQUENCE = ("coffee-push-v3", "drawer-open-v3", "hand-insert-v3", "door-lock-v3")
+CONFIG = "cw10-small"
+STEPS = 1500
+STORE = "data/tuning-100.zarr"
+MINUTES = 4.0
+
+WEIGHT = ("method.weight", (1.0, 10.0, 100.0, 1000.0, 10000.0))
+GENTLE = ("method.weight", (0.01, 0.1, 1.0, 10.0, 100.0))
+REHEARSAL = ("method.replay_weight", (0.25, 0.5, 1.0, 2.0, 4.0))
+INNER = ("method.inner_rate", (0.001, 0.003, 0.01, 0.03, 0.1))
+RISE = ("method.rise", (0.02, 0.05, 0.1, 0.2, 0.5))
+KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
+    **dict.fromkeys(("l2", "ewc", "ewc_online", "ewc_rank1", "ewc_lowrank", "si", "mas"), WEIGHT),
+    **dict.fromkeys(("er", "er_distill", "lwf", "replay", "replay_plain", "replay_rollout", "tdgr"), REHEARSAL),
+    **dict.fromkeys(("ftml", "vrmcl", "mer", "lamaml"), INNER),
+    **dict.fromkeys(("ftml_distill", "vrmcl_distill", "mer_distill", "lamaml_distill"), INNER),
+    **dict.fromkeys(("trcl", "trcl_diag", "trcl_lowrank", "trcl_mixed", "trcl_prox"), GENTLE),
+    **dict.fromkeys(("trcl_diag_plain", "trcl_prox_plain"), GENTLE),
+    **dict.fromkeys(("replay_dual", "trcl_ball", "trcl_dual"), RISE),
+    "agem": ("method.replay_ratio", (0.25, 0.5, 1.0, 2.0, 4.0)),
+    "packnet": ("method.packnet_search", (0.3, 0.45, 0.6, 0.75, 0.9)),
+}
+"""The knob of each method and its five trials. Beside replay the trust region is tried from weak on, alone from 1 on
+(docs/knob.md); with all else equal, a replayed sample costs every method the same."""
+UNTUNED = ("finetune", "joint", "alone")
+COMPARED = ("ewc", "ewc_rank1", "replay", "replay_plain", "er", "ftml", "vrmcl", "trcl", "trcl_diag", "trcl_prox")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what is missing, choose, print; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(COMPARED), help="names joined by commas, or 'all'")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 .. N-1 of every trial")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one a core)")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="local cores or a Ray cluster")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tuning"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS / "tuning", help="folder for the stored trials")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would run and about how long")
+    parser.add_argument("--table", action="store_true", help="only choose from the stored trials and print them")
+    parser.add_argument("settings", nargs="*", help="for all runs, such as training.steps=100; use --results with it")
+    options = parser.parse_args(words)
+    try:
+        methods = chosen_methods(options.methods)
+        if options.seeds < 1:
+            raise ValueError(f"seeds must be >= 1, got {options.seeds}")
+        launcher = make_launcher("local" if options.dry_run else options.launcher, options.jobs)
+    except ValueError as error:
+        print(f"tune_methods: {error}", file=sys.stderr)
+        return 2
+    status = 0
+    if not options.table:
+        jobs = [job for job in make_jobs(options, methods) if not is_stored(options.results, job)]
+        forecast = Forecast({}, lambda kind: 60 * MINUTES * (3 if kind.startswith(SLOW) else 1))
+        if options.dry_run:
+            show_plan(jobs, forecast, launcher.slots)
+            return 0
+        if jobs:
+            trcl(*collection(jobs[0]))
+        status = run_jobs(jobs, launcher, forecast, lambda job: keep(options.results, job), keep_going=True, quiet=True)
+    write_chosen(options.results)
+    print(table(options.results).markdown())
+    return status
+
+
+def chosen_methods(spelled: str) -> tuple[str, ...]:
+    """The methods of a list joined by commas.
+
+    Raises:
+        ValueError: one has no knob.
+    """
+    names = tuple(KNOBS) if spelled == "all" else tuple(name.strip() for name in spelled.split(","))
+    if unknown := [name for name in names if name not in KNOBS]:
+        raise ValueError(f"methods must be among {', '.join(KNOBS)}, got {', '.join(unknown)}")
+    return names
+
+
+def make_jobs(options: argparse.Namespace, methods: Sequence[str]) -> list[Job]:
+    """The runs: every trial of every method, seed by seed."""
+    common = (f"tasks={json.dumps(list(SEQUENCE))}", f"training.steps={STEPS}", f"data.store={STORE}")
+    return [
+        Job(
+            folder=options.runs / method / f"{value:g}" / f"seed-{seed}",
+            config=CONFIG,
+            settings=(*common, *options.settings, f"method.name={method}", f"seed={seed}", f"{knob}={value}"),
+            method=method,
+            seed=seed,
+            kind=method,
+        )
+        for seed in range(options.seeds)
+        for method in methods
+        for knob, values in [KNOBS[method]]
+        for value in values
+    ]
+
+
+def collection(job: Job) -> list[object]:
+    """The words of ``trcl collect`` for the trials."""
+    found = dict(setting.partition("=")[::2] for setting in job.settings)
+    tasks = found["tasks"] if found["tasks"][0] != "[" else ",".join(json.loads(found["tasks"]))
+    amount = found.get("data.episodes", 100)
+    return ["collect", "--tasks", tasks, "--episodes", amount, "--out", found["data.store"]]
+
+
+def trial_of(job: Job) -> str:
+    """The value of the knob, as files and tables call it."""
+    return job.folder.parent.name
+
+
+def is_stored(results: Path, job: Job) -> bool:
+    """Whether this trial and seed is in the method's file."""
+    path = results / f"{job.method}.json"
+    return path.exists() and str(job.seed) in read_json(path)["trials"].get(trial_of(job), {})
+
+
+def keep(results: Path, job: Job) -> None:
+    """Add a finished run to the file of its method."""
+    path, folder = results / f"{job.method}.json", RunFolder(job.folder)
+    knob = KNOBS[job.method][0]
+    before = read_json(path) if path.exists() else {"method": job.method, "knob": knob, "trials": {}}
+    metrics, config = folder.metrics(), folder.config()
+    assert metrics is not None, "a finished run has measured something"
+    losses = [loss for loss in metrics["losses"][-1] if loss is not None]
+    entry = {
+        "average_final": metrics["average_final"],
+        "learned": mean([row[place] for place, row in enumerate(metrics["scores"]) if row[place] is not None] or [0.0]),
+        "forgetting_old": metrics["forgetting_old"],
+        "loss": mean(losses),
+        "seconds": seconds_of(metrics),
+    }
+    trials = {**before["trials"]}
+    trials[trial_of(job)] = {**trials.get(trial_of(job), {}), str(job.seed): rounded(entry)}
+    facts = {"tasks": list(metrics["tasks"]), "steps": config.training.steps, "provenance": folder.provenance()}
+    ordered = dict(sorted(trials.items(), key=lambda pair: float(pair[0])))
+    write_json(path, {**before, **facts, "trials": ordered})
+
+
+def best(trials: Mapping[str, Mapping[str, Any]]) -> str:
+    """The trial with the highest mean average final success, of equals the one with the lowest held-out loss.
+
+    Only trials with as many seeds as the most complete one take part.
+    """
+    most = max(map(len, trials.values()))
+    whole = {name: list(seeds.values()) for name, seeds in trials.items() if len(seeds) == most}
+    return min(whole, key=lambda name: (-round(average(whole[name], "average_final"), 9), average(whole[name], "loss")))
+
+
+def average(entries: Sequence[Mapping[str, float]], key: str) -> float:
+    """Mean of one number over the seeds of a trial."""
+    return mean([entry[key] for entry in entries])
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def stored(results: Path) -> dict[str, dict[str, Any]]:
+    """The files of all methods, in the order of the table of methods."""
+    return {name: read_json(results / f"{name}.json") for name in METHODS if (results / f"{name}.json").exists()}
+
+
+def write_chosen(results: Path) -> None:
+    """Write chosen.json from the methods that have all their trials."""
+    methods = {
+        name: {found["knob"]: float(best(found["trials"]))}
+        for name, found in stored(results).items()
+        if len(found["trials"]) == len(KNOBS[name][1])
+    }
+    if methods:
+        write_json(results / "chosen.json", {"command": "scripts/tune_methods.py", "methods": methods})
+
+
+def table(results: Path) -> Table:
+    """One method a row: what was tried, average final success there, and what was chosen."""
+    rows = []
+    for name, found in stored(results).items():
+        trials = found["trials"]
+        finals = {value: average(list(seeds.values()), "average_final") for value, seeds in trials.items()}
+        shown = ", ".join(f"{value}: {number(final)}" for value, final in finals.items())
+        whole = len(trials) == len(KNOBS[name][1])
+        seeds = str(max(map(len, trials.values())))
+        rows.append((name, found["knob"].removeprefix("method."), seeds, shown, best(trials) if whole else "not yet"))
+    header = ("method", "knob", "seeds", "average final success by value", "chosen")
+    return Table("Knobs, tuned on " + ", ".join(task.removesuffix("-v3") for task in SEQUENCE), header, tuple(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

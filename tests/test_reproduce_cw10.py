@@ -1,0 +1,98 @@
+"""What the runner would run, with which settings, and what it refuses."""
+
+import json
+
+import pytest
+
+from tests.fake_results import document, plain, put, triangle
+from tests.scripts import script
+from trcl_envs.catalog import resolve_sequence
+
+reproduce, benchmarks = script("reproduce_cw10"), script("benchmarks")
+CASES = [(name, setting) for name in benchmarks.BENCHMARKS for setting in benchmarks.SETTINGS]
+
+
+@pytest.fixture(autouse=True)
+def nothing_tuned(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "read_chosen", lambda: benchmarks.read_chosen(tmp_path / "chosen.json"))
+
+
+@pytest.mark.parametrize(("name", "setting"), CASES)
+def test_every_run_of_every_benchmark_has_a_valid_configuration(name, setting, tmp_path):
+    benchmark = benchmarks.BENCHMARKS[name]
+    jobs = benchmarks.make_jobs(benchmark, setting, None, None, tmp_path, {})
+    assert len({job.folder for job in jobs}) == len(jobs)
+    for job in [job for job in jobs if job.seed == 0]:
+        config = reproduce.configuration(job)
+        assert config.method.name == job.method
+        assert config.data.episodes - config.data.held_out <= 100 or name.startswith("paper")
+        assert set(resolve_sequence(config.tasks)) <= set(resolve_sequence(benchmark.tasks))
+
+
+def test_the_comparison_has_five_seeds_where_it_counts_and_three_elsewhere():
+    jobs = benchmarks.make_jobs(benchmarks.BENCHMARKS["cw10-small"], "plain", None, None, benchmarks.RESULTS, {})
+    counts = {job.method: sum(other.method == job.method for other in jobs) for job in jobs}
+    five = ("finetune", "ewc", "ewc_rank1", "replay", "er", "ftml", "vrmcl", "trcl", "joint")
+    assert {counts[name] for name in five} == {5}
+    assert set(counts.values()) == {3, 5}
+
+
+def test_random_orders_and_tuned_knobs_reach_the_runs(tmp_path):
+    tuned = {"ewc": {"method.weight": 100.0}}
+    jobs = benchmarks.make_jobs(benchmarks.BENCHMARKS["random20"], "starved", ["ewc", "er"], 2, tmp_path, tuned)
+    ewc, er = (reproduce.configuration(job) for job in jobs if job.seed == 1)
+    assert ewc.tasks == "random20:1"
+    assert (ewc.method.weight, er.method.weight) == (100.0, 1.0)
+    assert (er.method.memory, er.method.replay_ratio * er.training.batch_size) == (32, 8)
+    assert jobs[0].folder == tmp_path / "random20-starved" / "ewc" / "seed-0"
+
+
+def plan(capsys, tmp_path, *words):
+    options = ["--benchmark", "quick", "--methods", "ewc,trcl", "--seeds", "2", "--jobs", "2", "--dry-run"]
+    options += ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"), *words]
+    return reproduce.main(options), capsys.readouterr()
+
+
+def quick_result(method, seed, folder):
+    made = document(triangle([0.9] * 3, [0.5] * 3), method=method, seed=seed)
+    job = benchmarks.make_jobs(benchmarks.BENCHMARKS["quick"], "plain", [method], seed + 1, folder, {})[-1]
+    made["config"] = plain(reproduce.configuration(job))
+    return made
+
+
+def test_dry_run_leaves_out_what_is_stored_and_tells_the_time_from_it(capsys, tmp_path):
+    put(tmp_path / "results", "cw10-quick", {("ewc", 0): quick_result("ewc", 0, tmp_path)})
+    status, said = plan(capsys, tmp_path)
+    assert status == 0
+    lines = said.out.splitlines()
+    assert lines[0] == "quick, plain: 4 runs, 1 of them stored"
+    names = [line.split()[0].split("cw10-quick/")[1] for line in lines[1:4]]
+    assert names == ["trcl/seed-0", "ewc/seed-1", "trcl/seed-1"]
+    assert lines[2].endswith("2 min 15 s")  # what the stored run took
+    assert lines[4] == "0 of 3 runs are finished, about 4 min 30 s with 2 at a time"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_results_of_other_settings_are_not_taken_for_the_wanted_ones(capsys, tmp_path):
+    put(tmp_path / "results", "cw10-quick", {("ewc", 0): quick_result("ewc", 0, tmp_path)})
+    (tmp_path / "chosen.json").write_text(json.dumps({"methods": {"ewc": {"method.weight": 100.0}}}))
+    status, said = plan(capsys, tmp_path)
+    assert status == 2
+    assert said.err.count("\n") == 1
+    assert "method.weight is 1.0 there and 100.0 here" in said.err
+    assert plan(capsys, tmp_path, "--untuned")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "ewcc"], "methods must be among"),
+        (["training.stepss=3"], "did you mean training.steps?"),
+        (["training.steps=many"], "training.steps must be a whole number"),
+    ],
+)
+def test_mistakes_are_one_clear_line(words, said, capsys, tmp_path):
+    status, told = plan(capsys, tmp_path, *words)
+    assert status == 2
+    assert said in told.err
+    assert told.err.count("\n") == 1

@@ -1,0 +1,84 @@
+"""What is stored of a run is small, comes back as it was, and is told apart by its settings."""
+
+import json
+
+import pytest
+
+from tests.fake_results import document, plain, put, triangle
+from tests.scripts import script
+from trcl_policy.config import load_config
+
+stored = script("stored")
+
+
+def long_document(size=50):
+    scores = triangle([0.8] * size, [0.75] * size)
+    made = document(scores)
+    names = [f"task-{place}" for place in range(size)]
+    curve = {"updates": [0, 4000], "scores": [0.123456789, 0.987654321]}
+    inner = {"updates": [0, 5, 4000], "scores": [0.5, 0.5, 0.5]}
+    made["metrics"] |= {
+        "tasks": names,
+        "scores": scores,
+        "intervals": [[None if s is None else [0.123456, 0.98765] for s in row] for row in scores],
+        "num_episodes": [[None if s is None else 20 for s in row] for row in scores],
+        "curves": {old: {new: curve for new in names[k:]} for k, old in enumerate(names)},
+        "loss_curves": {names[0]: {names[0]: inner, names[1]: curve}},
+    }
+    return made
+
+
+def test_long_results_stay_small_without_what_follows_from_the_rest():
+    made = long_document()
+    slim = stored.slimmed(made)
+    assert len(stored.as_text(made)) > 100_000
+    assert len(stored.as_text(slim)) < stored.LIMIT
+    assert slim["metrics"]["curves"] == {}
+    assert slim["metrics"]["loss_curves"] == {"task-0": {"task-0": made["metrics"]["loss_curves"]["task-0"]["task-0"]}}
+    assert slim["metrics"]["scores"] == made["metrics"]["scores"]
+
+
+def test_small_results_keep_everything_rounded():
+    made = document(triangle([0.9, 0.8], [1 / 3, 0.85]))
+    slim = stored.slimmed(made)
+    assert slim["metrics"]["scores"][-1] == [0.3333, 0.85]
+    assert slim["metrics"].keys() == made["metrics"].keys()
+    assert json.loads(stored.as_text(slim)) == slim
+    assert stored.rounded({"a": [1234.56789, 0.00012345678, 7, None]}) == {"a": [1234.5679, 0.0001235, 7, None]}
+
+
+def test_left_out_intervals_come_back_as_wilsons(tmp_path):
+    made = document(triangle([0.9, 0.8], [0.5, 0.85]))
+    del made["metrics"]["intervals"]
+    put(tmp_path, "b", {("trcl", 0): made, ("trcl", 10): made, ("trcl", 2): made})
+    found = stored.load(tmp_path, "b")["trcl"]
+    assert list(found) == [0, 2, 10]
+    low, high = found[0]["metrics"]["intervals"][1][0]
+    assert (round(low, 4), round(high, 4)) == (0.2993, 0.7007)  # Wilson's for 10 of 20
+    assert found[0]["metrics"]["intervals"][0][1] is None
+    assert stored.as_run("trcl", 0, found[0]).scores == found[0]["metrics"]["scores"]
+
+
+def test_other_settings_are_named_and_harmless_ones_are_not():
+    wanted = load_config("cw10-small", {"method.weight": 2.0})
+    same = plain(load_config("cw10-small", {"method.weight": 2.0, "data.store": "elsewhere.zarr", "threads": 2}))
+    assert stored.difference(same, wanted) == ""
+    assert stored.difference(plain(load_config("cw10-small")), wanted) == "method.weight is 1.0 there and 2.0 here"
+    other = plain(load_config("cw10-small", {"method.weight": 2.0, "seed": 1}))
+    assert stored.difference(other, wanted) == "seed is 1 there and 0 here"
+    assert "can't be read any more" in stored.difference({"no_such": 1}, wanted)
+
+
+@pytest.mark.parametrize("extra", [True, False])
+def test_export_joins_what_a_run_left(tmp_path, extra):
+    made = document(triangle([0.9, 0.8], [0.5, 0.85]))
+    for name in ("metrics", "provenance"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(made[name]))
+    (tmp_path / "config.yaml").write_text(json.dumps(made["config"]))
+    if extra:
+        (tmp_path / "recovery.json").write_text(json.dumps({"run": "/somewhere", "tasks": {}}))
+    stored.export(tmp_path, tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["metrics"]["scores"] == made["metrics"]["scores"]
+    assert found["config"] == made["config"]
+    assert found.get("probe") == ({"tasks": {}} if extra else None)
