@@ -208,28 +208,37 @@ class Policy:
     def predict_action_chunk(self, history: np.ndarray | Tensor) -> Tensor:
         """The next actions (B, n_action_steps, Da), on the CPU, for histories (B, n_obs_steps, Do)."""
         raw = torch.as_tensor(np.asarray(history), dtype=torch.float32, device=self.device)
-        seen = raw[:, :, list(self.spec.observation_indices)]
+        for row in range(len(self._rngs), len(raw)):
+            self._rngs.append(self.noise_stream(self._seeds[row] if row < len(self._seeds) else row))
+        return self.plan(raw, self._rngs[: len(raw)], ROWS).cpu()
+
+    def plan(self, history: Tensor, rngs: Sequence[torch.Generator], block: int) -> Tensor:
+        """The next actions (B, n_action_steps, Da), on the policy's device, for histories (B, n_obs_steps, Do) there.
+
+        Args:
+            history: the latest observations.
+            rngs: one a row (B,): the noise streams of the rows' episodes.
+            block: rows that the network sees at once; the last bits of the actions depend on it.
+        """
+        seen = history[:, :, list(self.spec.observation_indices)]
         observation = self.normalizer.normalize("observation", seen, self._task).flatten(1)
-        self._ensure_rngs(len(raw))
-        blocks = zip(observation.split(ROWS), _split(self._rngs[: len(raw)]), strict=True)
-        made = torch.cat([self._act(rows, rngs) for rows, rngs in blocks])
+        parts = [rngs[start : start + block] for start in range(0, len(rngs), block)]
+        blocks = zip(observation.split(block), parts, strict=True)
+        made = torch.cat([self._act(rows, part, block) for rows, part in blocks])
         actions = self.normalizer.unnormalize("action", made, self._task).clamp(-1, 1)
-        return actions[:, : self.spec.n_action_steps].cpu()
+        return actions[:, : self.spec.n_action_steps]
 
-    def _act(self, observation: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
-        """Normalised actions (B, horizon, Da) for B <= ``ROWS`` normalised observations."""
+    def noise_stream(self, seed: int) -> torch.Generator:
+        """The noise of the episode of the chosen task that ``seed`` defines, from its beginning."""
+        return torch.Generator().manual_seed(derive_seed("acting", self.spec.tasks[self._task], seed))
+
+    def _act(self, observation: Tensor, rngs: Sequence[torch.Generator], block: int) -> Tensor:
+        """Normalised actions (B, horizon, Da) for B <= ``block`` normalised observations."""
         count = len(observation)
-        padded = functional.pad(observation, (0, 0, 0, ROWS - count))
-        task = torch.full((ROWS,), self._task, device=self.device)
-        spare = [torch.Generator()] * (ROWS - count)
+        padded = functional.pad(observation, (0, 0, 0, block - count))
+        task = torch.full((block,), self._task, device=self.device)
+        spare = [torch.Generator()] * (block - count)
         return self.model.act(self._weights, padded, task, [*rngs, *spare])[:count]
-
-    def _ensure_rngs(self, count: int) -> None:
-        for row in range(len(self._rngs), count):
-            seed = self._seeds[row] if row < len(self._seeds) else row
-            generator = torch.Generator()
-            generator.manual_seed(derive_seed("acting", self.spec.tasks[self._task], seed))
-            self._rngs.append(generator)
 
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors``, ``normalizer.safetensors`` and, last, ``config.json`` into ``folder``.
@@ -244,10 +253,6 @@ class Policy:
             owner = {f"owner.{name}": leaf.cpu() for name, leaf in self.ownership.owner.items()}
             write_safetensors(folder / "owner.safetensors", {**owner, "visits": self.ownership.visits.cpu()})
         write_json(folder / "config.json", self.spec.to_json())
-
-
-def _split(rngs: Sequence[torch.Generator]) -> list[Sequence[torch.Generator]]:
-    return [rngs[start : start + ROWS] for start in range(0, len(rngs), ROWS)]
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Policy:
