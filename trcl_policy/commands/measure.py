@@ -25,7 +25,8 @@ class Evaluate:
         samples: images of each task; as many as the run's scores were taken of where not given.
         seed: seed of the first episode, or of the images.
         workers: processes; 0 computes in this one. The result is the same.
-        backend: physics backend: cpu.
+        backend: physics backend: cpu; gpu, where one process advances all episodes at once and results are not exact to
+            the last bit; warp-cpu, the same code on the CPU, slow, for tests.
         device: auto, cpu or cuda.
         json: print one JSON document.
     """
@@ -60,13 +61,21 @@ def _roll_out(options: Evaluate) -> int:
     import torch
     from tqdm import tqdm
 
-    from trcl_envs.catalog import make_env
+    from trcl_envs.catalog import BACKENDS, DEVICE_BACKENDS, make_env, unknown
     from trcl_policy.continual.statistics import wilson_interval
     from trcl_policy.devices import resolve_device
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder, provenance
+    from trcl_policy.rollout.device import roll_out_tasks
     from trcl_policy.rollout.workers import cut, run_jobs
 
+    if options.backend not in BACKENDS:
+        raise ConfigError(unknown("backend", options.backend, BACKENDS))
+    on_device = options.backend in DEVICE_BACKENDS
+    if on_device and options.device not in ("auto", DEVICE_BACKENDS[options.backend]):
+        raise ConfigError(f"device must be auto for backend {options.backend}, got {options.device}")
+    if on_device and options.workers:
+        raise ConfigError(f"workers must be 0 for backend {options.backend}, which is one batch, got {options.workers}")
     if options.samples is not None:
         raise ConfigError(f"samples must be left out for policies, which have episodes, got {options.samples}")
     device = str(resolve_device(options.device))
@@ -74,13 +83,17 @@ def _roll_out(options: Evaluate) -> int:
     torch.set_num_threads(folder.config().threads)
     checkpoint = folder.checkpoint(options.checkpoint)
     tasks = _learned_tasks(checkpoint, options.tasks)
-    jobs = cut(str(checkpoint), tasks, range(options.seed, options.seed + options.episodes))
-    make = functools.partial(make_env, threads=1, backend=options.backend)
+    seeds = range(options.seed, options.seed + options.episodes)
+    make: Any = functools.partial(make_env, threads=1, backend=options.backend)
     episodes = []
     with tqdm(total=len(tasks) * options.episodes, unit="episode", disable=None) as bar:
-        for done in run_jobs(jobs, make, options.workers, device):
-            episodes += done
-            bar.update(len(done))
+        if on_device:
+            for done in roll_out_tasks(str(checkpoint), tasks, seeds, make, bar.update):
+                episodes += done
+        else:
+            for done in run_jobs(cut(str(checkpoint), tasks, seeds), make, options.workers, device):
+                episodes += done
+                bar.update(len(done))
     result: dict[str, Any] = {
         "run": str(options.run),
         "checkpoint": checkpoint.name,
