@@ -4,8 +4,10 @@ Everything here is float32, and rounding differs from the CPU's from the first s
 because contacts are found in no fixed order. Nothing waits for the device except ``state`` and ``fault``.
 
 Traps of mujoco-warp 4.0 that are dealt with here: geoms of bodies that can't move are placed once, when the data are
-made, and stay behind when a world moves such a body; a world that overflows its buffers goes on with contacts dropped
-and only a bit says so; a diverged world keeps the solver busy for all others; every step advances all worlds.
+made, and stay behind when a world moves such a body; constraints are made from the velocities (``cvel``, ``cdof_dot``)
+of the step before, which are thus part of the state; a world that overflows its buffers goes on with contacts dropped
+and only a bit says so; a diverged world leaves NaN in the rows of its constraint matrix that are not in use, but are
+multiplied by zero, and so never gets well; every step advances all worlds.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ COLLISIONS_PER_WORLD, SPARE_COLLISIONS = 16, 256
 CONSTRAINTS_PER_WORLD = 384
 """Room for constraints, each world its own; up to 171 were needed."""
 STEPS_IN_A_GRAPH = 5
-STATE_FIELDS = ("qpos", "qvel", "qacc_warmstart", "ctrl")
+STATE_FIELDS = ("qpos", "qvel", "qacc_warmstart", "ctrl", "cvel", "cdof_dot")
 Rows = NDArray[np.intp] | Tensor
 
 
@@ -94,7 +96,7 @@ class WarpPhysics:
             self._read[name] = self._read[name].view(count, -1, 9)
         self.qpos, self.qvel = self._read["qpos"], self._read["qvel"]
         self.mocap_pos = view(self._data.mocap_pos)[:, 0]
-        self._overflow = view(self._data.overflow)
+        self._overflow, self._jacobian = view(self._data.overflow), view(self._data.efc.J)
         self._moved = {name: view(getattr(self._model, name)) for name in ("body_pos", "site_pos")}
         self._state = {name: view(getattr(self._data, name)) for name in STATE_FIELDS}
         self._state["mocap_pos"] = self.mocap_pos
@@ -245,7 +247,8 @@ class WarpPhysics:
         """Mark worlds that are not finite, and put them to rest in the default state."""
         self.failed |= ~(self.qpos.isfinite().all(1) & self.qvel.isfinite().all(1))
         for name, values in self._state.items():
-            values.copy_(torch.where(self.failed[:, None], self._default[name], values))
+            values.copy_(torch.where(self.failed.view(-1, *[1] * (values.ndim - 1)), self._default[name], values))
+        self._jacobian.masked_fill_(self.failed[:, None, None], 0.0)
 
     def _contact_force(self) -> Tensor:
         """Force (N, P) [N] normal to the surface, summed over the contacts of each pair; cones are elliptic."""
