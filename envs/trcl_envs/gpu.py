@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,8 @@ Rows = NDArray[np.intp] | Tensor
 class WarpPhysics:
     """N worlds of one scene on a GPU; fulfils ``Physics`` with torch tensors on ``device``.
 
-    A diverged world, and one that was given a command that is not finite, is marked in ``failed`` and rests in the
-    scene's default state until its next ``restart``.
+    A diverged world, or one that got a command that isn't finite, is marked in ``failed`` and rests in the scene's
+    default state until its next ``restart``.
 
     Args:
         load_model: compiles the scene.
@@ -118,9 +117,9 @@ class WarpPhysics:
             self._moved[field][rows, number] = torch.as_tensor(value, dtype=torch.float32, device=self.device)
         with self._on_device():
             self._mjw.kinematics(self._model, self._data)
-        body = self._read["xpos"][:, self._static_body], self._read["xmat"][:, self._static_body]
-        offset = (body[1].view(self.num_worlds, -1, 3, 3) @ self._static_pos[None, :, :, None]).squeeze(-1)
-        self._read["geom_xpos"][:, self._static] = body[0] + offset
+        turn = self._read["xmat"][:, self._static_body].view(self.num_worlds, -1, 3, 3)
+        offset = (turn @ self._static_pos[None, :, :, None]).squeeze(-1)
+        self._read["geom_xpos"][:, self._static] = self._read["xpos"][:, self._static_body] + offset
 
     def step(self, rows: Rows, ctrl: Array, mocap_pos: Array, substeps: int, forward: bool = False) -> None:
         """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
@@ -167,9 +166,9 @@ class WarpPhysics:
         """
         rows = self._checked(rows)
         force = self._contact_force()
-        if rows is not self.rows:
-            return Reading(index=self.index, contact_force=force[rows], **{k: v[rows] for k, v in self._read.items()})
-        return Reading(index=self.index, contact_force=force, **self._read)
+        if rows is self.rows:
+            return Reading(index=self.index, contact_force=force, **self._read)
+        return Reading(index=self.index, contact_force=force[rows], **{k: v[rows] for k, v in self._read.items()})
 
     def state(self, row: int) -> FloatArray:
         """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
@@ -177,8 +176,8 @@ class WarpPhysics:
 
     def snapshot(self) -> dict[str, Tensor]:
         """All that makes the worlds what they are, copied: tensors (N, ...) by name, cut to some rows for ``load``."""
-        static = self._read["geom_xpos"][:, self._static]
-        kept = {**self._state, **self._moved, "static": static, "failed": self.failed, "overflow": self._overflow}
+        kept = {**self._state, **self._moved, "failed": self.failed, "overflow": self._overflow}
+        kept["static"] = self._read["geom_xpos"][:, self._static]
         return {name: values.clone() for name, values in kept.items()}
 
     def load(self, rows: Rows, snapshot: Mapping[str, Tensor]) -> None:
@@ -197,8 +196,8 @@ class WarpPhysics:
         bits = int(np.bitwise_or.reduce(self._overflow.cpu().numpy()))
         kinds = self._mjw.OverflowType  # it also has bits for solvers that ran out of iterations, which is no fault
         found = [name for name in ("NEFC", "NJMAX_NNZ", "BROADPHASE", "NARROWPHASE", "CCD") if bits & kinds[name]]
-        more = f"set TRCL_GPU_ROOM to more than {self._room:g}"
-        return f"no room left for contacts on the GPU ({', '.join(found)}): {more}" if found else ""
+        advice = f"set TRCL_GPU_ROOM to more than {self._room:g}"
+        return f"no room left for contacts on the GPU ({', '.join(found)}): {advice}" if found else ""
 
     def close(self) -> None:
         """Release the device's memory; safe to call twice."""
@@ -277,20 +276,25 @@ def static_geoms(model: Any) -> list[int]:
     return np.flatnonzero(fixed).tolist()
 
 
+def has_cuda(warp: Any) -> bool:
+    """Whether Warp and torch both see a CUDA device."""
+    return bool(warp.is_cuda_available() and torch.cuda.is_available())
+
+
 def import_warp(device: str) -> tuple[Any, Any]:
     """The packages ``warp`` and ``mujoco_warp``, if they and the device can be used."""
     try:
-        import mujoco_warp
         import warp
+
+        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # it greets on stdout
+        import mujoco_warp
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise SimulationError(f"physics on the GPU needs mujoco-warp ({reason}): run ./scripts/setup --gpu") from error
-    if int(import_mujoco().__version__.split(".")[0]) < 4:
-        came = version("mujoco")
-        raise SimulationError(f"mujoco-warp needs MuJoCo 4.0, got {came}: run ./scripts/setup --gpu")
-    if device != "cpu" and not (warp.is_cuda_available() and torch.cuda.is_available()):
-        raise SimulationError(
-            "backend gpu needs a CUDA device that Warp and torch can use, got none (see trcl doctor): use backend cpu, "
-            "or warp-cpu, which runs the same code slowly on the CPU"
-        )
+    found = import_mujoco().__version__
+    if int(found.split(".")[0]) < 4:
+        raise SimulationError(f"mujoco-warp needs MuJoCo 4.0, got {found}: run ./scripts/setup --gpu")
+    if device != "cpu" and not has_cuda(warp):
+        advice = "use backend cpu, or warp-cpu, which runs the same code slowly on the CPU"
+        raise SimulationError(f"backend gpu needs a CUDA device for Warp and torch (see trcl doctor): {advice}")
     return warp, mujoco_warp
