@@ -90,7 +90,7 @@ def roll_out(
         starts: ``env.prepare(seeds)``, where several policies are to start from the same states.
         progress: told how many episodes have come to their end, whenever some have.
     """
-    run = _Run(policy, env, seeds, env.prepare(seeds) if starts is None else starts)
+    run = Run(policy, env, seeds, env.prepare(seeds) if starts is None else starts)
     while run.refill():
         finished = run.advance()
         if finished:
@@ -124,8 +124,15 @@ def roll_out_tasks(
             env.close()
 
 
-class _Run:
-    """Worlds, what runs in each, and what has come out so far."""
+class Run:
+    """Worlds, what runs in each, and what has come out so far.
+
+    Args:
+        policy, env, seeds, starts: see :func:`roll_out`.
+
+    Attributes:
+        episodes: in the order of the seeds; None = not over yet.
+    """
 
     def __init__(self, policy: Policy, env: DeviceEnv, seeds: Sequence[int], starts: Any) -> None:
         self._policy, self._env, self._seeds, self._starts = policy, env, list(seeds), starts
