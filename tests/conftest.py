@@ -24,7 +24,7 @@ def _cuda() -> bool:
 
 def pytest_collection_modifyitems(items):
     """Skip what this machine can't run, with the reason (pyproject.toml leaves ``slow`` and ``gpu`` out by default)."""
-    wanted = {mark for item in items for mark in ("gpu", "sim") if mark in item.keywords}
+    wanted = {mark for item in items for mark in ("gpu", "sim") if item.get_closest_marker(mark)}
     skips = {}
     if "sim" in wanted and importlib.util.find_spec("metaworld") is None:
         skips["sim"] = pytest.mark.skip(reason='needs metaworld: pip install "trcl-policy[sim]"')
@@ -32,5 +32,5 @@ def pytest_collection_modifyitems(items):
         skips["gpu"] = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         for mark, skip in skips.items():
-            if mark in item.keywords:
+            if item.get_closest_marker(mark):
                 item.add_marker(skip)

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from trcl_envs.interface import SimulationError
 from trcl_policy import doctor
 from trcl_policy.doctor import Check
 
@@ -138,3 +139,29 @@ def test_threads_beside_other_work_get_advice(monkeypatch):
     assert "OMP_NUM_THREADS=1" in doctor.check_threads().advice
     monkeypatch.setattr(doctor.os, "getloadavg", lambda: (0.1, 0.0, 0.0))
     assert doctor.check_threads().ok is True
+
+
+def test_gpu_physics_that_is_not_installed_is_no_fault(monkeypatch):
+    versions(monkeypatch)
+    check = doctor.check_gpu_physics()
+    assert check.ok is None
+    assert check.advice.endswith("./scripts/setup --gpu")
+
+
+def test_gpu_physics_says_what_is_missing(monkeypatch):
+    versions(monkeypatch, **{"mujoco-warp": "4.0.0", "mujoco": "4.0.0", "warp-lang": "1.19.0"})
+    gpu = importlib.import_module("trcl_envs.gpu")
+    monkeypatch.setattr(gpu, "import_warp", lambda device: (None, None))
+    monkeypatch.setattr(gpu, "has_cuda", lambda warp: False)
+    assert "no CUDA device" in doctor.check_gpu_physics().found
+    monkeypatch.setattr(gpu, "has_cuda", lambda warp: True)
+    assert doctor.check_gpu_physics() == Check("gpu physics", True, "mujoco-warp 4.0.0, mujoco 4.0.0, warp 1.19.0")
+
+    def refuse(device):
+        raise SimulationError("wrong MuJoCo")
+
+    monkeypatch.setattr(gpu, "import_warp", refuse)
+    check = doctor.check_gpu_physics()
+    assert check.ok is None
+    assert check.found.endswith("wrong MuJoCo")
+    assert check.advice.endswith("./scripts/setup --gpu")

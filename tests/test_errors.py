@@ -119,7 +119,9 @@ def test_commands_name_the_fault(tiny, fault):
         (["--checkpoint", "00", "--tasks", "drawer-open"], ["task must be a learned one (faucet-close-v3)"]),
         (["--tasks", "push-v3"], ["task must be one of faucet-close-v3"]),
         (["--device", "coda"], ["device must be one of auto, cpu, cuda (did you mean cuda?), got coda"]),
-        (["--backend", "tpu"], ["backend must be one of cpu", "tpu"]),
+        (["--backend", "tpu"], ["backend must be one of cpu, gpu, warp-cpu", "tpu"]),
+        (["--backend", "gpu", "--workers", "2"], ["workers must be 0 for backend gpu", "got 2"]),
+        (["--backend", "gpu", "--device", "cpu"], ["device must be auto for backend gpu", "got cpu"]),
         (["--workers", "-1"], ["workers must be >= 0, got -1"]),
     ],
 )

@@ -21,6 +21,7 @@ MUJOCO_MIN, MUJOCO_BELOW = "3.3", "4.1"
 METAWORLD_MUJOCO_BELOW = "3.17"  # from there on equality data are 12 wide and metaworld's own reset fails
 MEMORY_MIN, DISK_MIN = 4.0, 2.0  # [GiB]
 SETUP = "run scripts/setup, or: pip install trcl-policy"
+GPU_SETUP = "./scripts/setup --gpu"
 # What importing a package whose binary parts don't fit together raises ("operator torchvision::nms does not exist").
 IMPORT_FAULTS = (ImportError, RuntimeError, OSError, AttributeError)
 
@@ -133,8 +134,28 @@ def check_metaworld() -> Check:
         return _broken("metaworld", fault, 'pip install "trcl-policy[sim]"')
     if physics is not None and Version(physics) >= Version(METAWORLD_MUJOCO_BELOW):
         advice = "our batched tasks run; for metaworld's own environments: pip install mujoco==3.3.0"
+        if _version("mujoco-warp") is not None:  # which needs this MuJoCo
+            advice = "our batched tasks run; metaworld's own environments need an environment without GPU physics"
         return Check("metaworld", None, f"{found}, whose own reset fails under mujoco {physics}", advice)
     return Check("metaworld", True, found)
+
+
+def check_gpu_physics() -> Check:
+    """Return whether tasks can be simulated on a GPU: mujoco-warp, the MuJoCo that fits it, and a CUDA device."""
+    found = _version("mujoco-warp")
+    if found is None:
+        return Check("gpu physics", None, "not installed; tasks run on the CPU", f"for a CUDA GPU: {GPU_SETUP}")
+    found = f"mujoco-warp {found}, mujoco {_version('mujoco')}, warp {_version('warp-lang')}"
+    try:
+        from trcl_envs.gpu import has_cuda, import_warp
+
+        warp, _ = import_warp("cpu")
+    except IMPORT_FAULTS as fault:  # SimulationError is a RuntimeError
+        return Check("gpu physics", None, f"{found}: {_line(fault)}", f"to make it anew: {GPU_SETUP}")
+    if not has_cuda(warp):
+        advice = "install NVIDIA's driver (nvidia-smi shows it) and a torch for CUDA; backend warp-cpu needs neither"
+        return Check("gpu physics", None, f"{found}; no CUDA device that Warp and torch can use", advice)
+    return Check("gpu physics", True, found)
 
 
 def check_zarr() -> Check:
@@ -250,6 +271,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     lambda: _loads("gymnasium", "gymnasium"),
     check_mujoco,
     check_metaworld,
+    check_gpu_physics,
     check_rendering,
     check_video,
     check_zarr,

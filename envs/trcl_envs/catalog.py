@@ -6,6 +6,7 @@ Names and facts need no simulator; building an environment or an expert does.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from trcl_envs.sequences import SEQUENCES as SEQUENCES
 from trcl_envs.sequences import SPELLINGS, is_random, shuffled, split_random
 
 if TYPE_CHECKING:
+    from trcl_envs.device import DeviceWorlds
     from trcl_envs.worlds import Worlds
 
-BACKENDS = ("cpu",)
+BACKENDS = ("cpu", "gpu", "warp-cpu")
+DEVICE_BACKENDS = {"gpu": "cuda", "warp-cpu": "cpu"}
+"""Backends of which all worlds advance in one batch on a device."""
 
 
 def task_names() -> list[str]:
@@ -45,17 +49,18 @@ def task_spec(name: str) -> TaskSpec:
     return specify(name, TASKS[name])
 
 
-def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu") -> Worlds:
+def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu") -> Worlds | DeviceWorlds:
     """Build worlds of one task.
 
     Args:
         name: a task of ``task_names()``, with or without ``-v3``.
         num_worlds: N, at least 1.
-        threads: CPU threads that advance them, at least 1; changes no result.
-        backend: ``"cpu"``.
+        threads: CPU threads that advance them, at least 1; changes no result. Other backends have no use for it.
+        backend: ``"cpu"``; ``"gpu"``: all worlds at once on a CUDA device; ``"warp-cpu"``: the same code on the CPU,
+            slow, for tests.
 
     Raises:
-        SimulationError: the simulator is not installed.
+        SimulationError: the simulator is not installed, or there is no CUDA device.
     """
     from trcl_envs.cpu import CpuPhysics
     from trcl_envs.starts import SETTLE_ALIKE
@@ -64,8 +69,30 @@ def make_env(name: str, num_worlds: int, threads: int = 1, backend: str = "cpu")
     if backend not in BACKENDS:
         raise ValueError(unknown("backend", backend, BACKENDS))
     spec = task_spec(name)
+    if backend in DEVICE_BACKENDS:
+        return make_device_env(spec, num_worlds, DEVICE_BACKENDS[backend])
     alike = spec.info.name in SETTLE_ALIKE
     return Worlds(spec, CpuPhysics(spec.load_model, num_worlds, threads, spec.contacts, alike))
+
+
+def make_device_env(spec: TaskSpec, num_worlds: int, device: str) -> DeviceWorlds:
+    """Build worlds of one task on a device; ``TRCL_GPU_ROOM`` is the factor on the room for their contacts."""
+    from trcl_envs.device import DeviceWorlds
+    from trcl_envs.gpu import WarpPhysics
+
+    return DeviceWorlds(spec, WarpPhysics(spec.load_model, num_worlds, spec.contacts, device, read_room()))
+
+
+def read_room() -> float:
+    """The number in ``TRCL_GPU_ROOM``, 1 where it is not set."""
+    wish = os.environ.get("TRCL_GPU_ROOM", "").strip() or "1"
+    try:
+        room = float(wish)
+    except ValueError:
+        room = 0.0
+    if not 0 < room < 1000:
+        raise ValueError(f"TRCL_GPU_ROOM must be a number above 0 and below 1000, got {wish!r}")
+    return room
 
 
 def make_expert(name: str) -> Expert:

@@ -118,6 +118,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Any, Any, NDArray[Any]]):
         num_envs: N.
         max_episode_steps: control steps after which episodes are truncated; None = the task's horizon.
         threads: CPU threads.
+        backend: see ``make_env``.
         render_mode: None or ``"rgb_array"``.
         width: picture width [px].
         height: picture height [px].
@@ -136,6 +137,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Any, Any, NDArray[Any]]):
         num_envs: int = 1,
         max_episode_steps: int | None = None,
         threads: int = 1,
+        backend: str = "cpu",
         render_mode: str | None = None,
         width: int = 480,
         height: int = 480,
@@ -143,7 +145,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Any, Any, NDArray[Any]]):
     ) -> None:
         self.render_mode, self.num_envs = checked_mode(render_mode), num_envs
         self.info = task_info(task)
-        self._worlds = make_env(task, num_envs, threads)
+        self._worlds = make_env(task, num_envs, threads, backend)
         self.single_action_space, self.single_observation_space = action_space(self.info), observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)

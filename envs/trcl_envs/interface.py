@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Array = Any
+"""A NumPy array or a torch tensor; what goes with it has the same kind, dtype and device."""
 
 
 class SimulationError(RuntimeError):
@@ -152,23 +154,23 @@ class Reading:
             address in qpos, by ``"joint:doorjoint"``.
     """
 
-    qpos: FloatArray
-    qvel: FloatArray
-    xpos: FloatArray
-    xquat: FloatArray
-    xmat: FloatArray
-    site_xpos: FloatArray
-    geom_xpos: FloatArray
-    geom_xmat: FloatArray
-    contact_force: FloatArray
+    qpos: Array
+    qvel: Array
+    xpos: Array
+    xquat: Array
+    xmat: Array
+    site_xpos: Array
+    geom_xpos: Array
+    geom_xmat: Array
+    contact_force: Array
     index: Mapping[str, int]
 
-    def position(self, thing: str) -> FloatArray:
+    def position(self, thing: str) -> Array:
         """(N, 3) position [m] of ``"body:NAME"``, ``"site:NAME"`` or ``"geom:NAME"``."""
         arrays = {"body": self.xpos, "site": self.site_xpos, "geom": self.geom_xpos}
         return arrays[thing.partition(":")[0]][:, self.index[thing]]
 
-    def joint(self, name: str) -> FloatArray:
+    def joint(self, name: str) -> Array:
         """(N,) position of a hinge [rad] or slide [m] joint."""
         return self.qpos[:, self.index[f"joint:{name}"]]
 
@@ -182,7 +184,7 @@ class Placement:
         still: (first, last + 1) ranges of joint velocities that are set to zero.
     """
 
-    qpos: Mapping[int, FloatArray]
+    qpos: Mapping[int, Array]
     still: tuple[tuple[int, int], ...] = ()
 
 
@@ -198,6 +200,8 @@ class Settling:
 @dataclass(frozen=True)
 class TaskSpec:
     """A task written once on arrays, for every physics backend. All functions are pure; N worlds are N rows.
+
+    ``sample`` and ``settling`` are NumPy's; all other functions answer in the kind of array that they are given.
 
     Attributes:
         info: facts for learners.
@@ -220,15 +224,15 @@ class TaskSpec:
     load_model: Callable[[], Any]
     substeps: int
     sample: Callable[[np.random.Generator], FloatArray]
-    overrides: Callable[[FloatArray], Mapping[str, FloatArray]]
+    overrides: Callable[[Array], Mapping[str, Array]]
     settling: Settling
-    place: Callable[[FloatArray, Reading], Placement]
-    goal: Callable[[FloatArray, Reading], FloatArray]
-    frame: Callable[[Reading], FloatArray]
-    observe: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
-    command: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
-    success: Callable[[Reading, FloatArray, FloatArray], BoolArray]
-    reward: Callable[[Reading, FloatArray, FloatArray, BoolArray, FloatArray], FloatArray]
+    place: Callable[[Array, Reading], Placement]
+    goal: Callable[[Array, Reading], Array]
+    frame: Callable[[Reading], Array]
+    observe: Callable[[Array, Array, Array], Array]
+    command: Callable[[Array, Array], tuple[Array, Array]]
+    success: Callable[[Reading, Array, Array], Array]
+    reward: Callable[[Reading, Array, Array, Array, Array], Array]
     contacts: tuple[tuple[str, str], ...] = ()
 
 
@@ -242,17 +246,17 @@ class Physics(Protocol):
 
     dt: float
     num_worlds: int
-    qpos: FloatArray
-    qvel: FloatArray
-    mocap_pos: FloatArray
-    failed: BoolArray
+    qpos: Array
+    qvel: Array
+    mocap_pos: Array
+    failed: Array
 
-    def restart(self, rows: NDArray[np.intp], overrides: Mapping[str, FloatArray]) -> None:
+    def restart(self, rows: Array, overrides: Mapping[str, Array]) -> None:
         """Put worlds at the scene's default state, with these changes of the model from now on."""
         ...
 
     def step(
-        self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int, forward: bool = False
+        self, rows: Array, ctrl: Array, mocap_pos: Array, substeps: int, forward: bool = False
     ) -> None:
         """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
 
@@ -260,19 +264,19 @@ class Physics(Protocol):
         """
         ...
 
-    def write(self, rows: NDArray[np.intp], placement: Placement) -> None:
+    def write(self, rows: Array, placement: Placement) -> None:
         """Write joint state; derived positions are stale until ``forward``."""
         ...
 
-    def forward(self, rows: NDArray[np.intp]) -> None:
+    def forward(self, rows: Array) -> None:
         """Recompute everything that follows from the state."""
         ...
 
-    def read(self, rows: NDArray[np.intp]) -> Reading:
+    def read(self, rows: Array) -> Reading:
         """Positions of these worlds, as of the latest ``forward`` (or the start of the latest physics step)."""
         ...
 
-    def state(self, row: int) -> FloatArray:
+    def state(self, row: int) -> Array:
         """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
         ...
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from trcl_envs.arrays import constant, device, lengths, namespace, zeros
 from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import (
-    BoolArray,
+    Array,
     FloatArray,
     Placement,
     Reading,
@@ -53,14 +54,14 @@ class Thing:
         offset: added to the position [m].
     """
 
-    position: str | Callable[[Reading], FloatArray]
+    position: str | Callable[[Reading], Array]
     rotation: str = ""
     offset: Point = (0.0, 0.0, 0.0)
 
-    def at(self, reading: Reading) -> FloatArray:
+    def at(self, reading: Reading) -> Array:
         """Position (N, 3) [m]."""
         place = reading.position(self.position) if isinstance(self.position, str) else self.position(reading)
-        return place + np.array(self.offset)
+        return place + constant(self.offset, place)
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ class SawyerTask:
     low: tuple[float, ...]
     high: tuple[float, ...]
     things: tuple[Thing, ...]
-    goal: Callable[[FloatArray, Reading], FloatArray]
-    success: Callable[[Reading, FloatArray, FloatArray], BoolArray]
-    moved: dict[str, Callable[[FloatArray], FloatArray]]
-    place: Callable[[FloatArray, Reading], Placement]
+    goal: Callable[[Array, Reading], Array]
+    success: Callable[[Reading, Array, Array], Array]
+    moved: dict[str, Callable[[Array], Array]]
+    place: Callable[[Array, Reading], Placement]
     apart: float = 0.0
     hand: Point = (0.0, 0.6, 0.2)
     hand_low: Point = (-0.5, 0.40, 0.05)
@@ -160,70 +161,72 @@ def sample_start(task: SawyerTask, rng: np.random.Generator) -> FloatArray:
             return draw
 
 
-def frame(things: tuple[Thing, ...], reading: Reading) -> FloatArray:
+def frame(things: tuple[Thing, ...], reading: Reading) -> Array:
     """One frame (N, 18): hand position, gripper opening in [0, 1], then each thing's position and quaternion."""
-    apart = np.linalg.norm(reading.position("body:rightclaw") - reading.position("body:leftclaw"), axis=-1)
-    parts = [reading.position("body:hand"), np.clip(apart / 0.1, 0.0, 1.0)[:, None]]
+    apart = lengths(reading.position("body:rightclaw") - reading.position("body:leftclaw"))
+    parts = [reading.position("body:hand"), (apart / 0.1).clip(0.0, 1.0)[:, None]]
     for thing in things:
         parts += [thing.at(reading), rotation(thing.rotation, reading)]
-    parts.append(np.zeros((len(apart), THINGS_DIM - 7 * len(things))))
-    return np.concatenate(parts, axis=1)
+    parts.append(zeros((len(apart), THINGS_DIM - 7 * len(things)), apart))
+    return namespace(apart).concat(parts, axis=1)
 
 
-def rotation(source: str, reading: Reading) -> FloatArray:
+def rotation(source: str, reading: Reading) -> Array:
     """Quaternions (N, 4) as a ``Thing`` names them."""
     kind, _, name = source.partition(":")
     if not kind:
-        return np.zeros((len(reading.qpos), 4))
+        return zeros((len(reading.qpos), 4), reading.qpos)
     if kind == "quat":
         return reading.xquat[:, reading.index[f"body:{name}"]]
     matrices = reading.geom_xmat if kind == "geom" else reading.xmat
     return quaternion_xyzw(matrices[:, reading.index[source]].reshape(-1, 3, 3))
 
 
-def quaternion_xyzw(matrix: FloatArray) -> FloatArray:
+def quaternion_xyzw(matrix: Array) -> Array:
     """Quaternions (N, 4) as (x, y, z, w) of rotation matrices (N, 3, 3), with the signs that SciPy gives them.
 
     Four formulas exist, one for each component to divide by; the largest component is the accurate choice.
     """
+    xp = namespace(matrix)
     a, b, c = (matrix[:, 0, i] for i in range(3))
     d, e, f = (matrix[:, 1, i] for i in range(3))
     g, h, i = (matrix[:, 2, i] for i in range(3))
     trace = a + e + i
-    choices = np.stack(
+    choices = xp.stack(
         [
-            np.stack([1 - trace + 2 * a, d + b, g + c, h - f], axis=-1),
-            np.stack([d + b, 1 - trace + 2 * e, h + f, c - g], axis=-1),
-            np.stack([g + c, h + f, 1 - trace + 2 * i, d - b], axis=-1),
-            np.stack([h - f, c - g, d - b, 1 + trace], axis=-1),
+            xp.stack([1 - trace + 2 * a, d + b, g + c, h - f], axis=-1),
+            xp.stack([d + b, 1 - trace + 2 * e, h + f, c - g], axis=-1),
+            xp.stack([g + c, h + f, 1 - trace + 2 * i, d - b], axis=-1),
+            xp.stack([h - f, c - g, d - b, 1 + trace], axis=-1),
         ],
         axis=1,
     )
-    best = np.argmax(np.stack([a, e, i, trace], axis=-1), axis=-1)
-    quaternion = choices[np.arange(len(matrix)), best]
-    return quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
+    best = xp.argmax(xp.stack([a, e, i, trace], axis=-1), axis=-1)
+    quaternion = choices[xp.arange(len(matrix), device=device(matrix)), best]
+    return quaternion / lengths(quaternion)[:, None]
 
 
-def observe(task: SawyerTask, now: FloatArray, before: FloatArray, goal: FloatArray) -> FloatArray:
+def observe(task: SawyerTask, now: Array, before: Array, goal: Array) -> Array:
     """Observation (N, 39): this frame, the previous one, and the goal, each clipped as Meta-World clips it."""
     low = task.hand_low if task.goal_low is None else task.goal_low
     high = task.hand_high if task.goal_high is None else task.goal_high
-    return np.concatenate([clip_frame(now), clip_frame(before), np.clip(goal, low, high)], axis=1)
+    seen = goal.clip(constant(low, goal), constant(high, goal))
+    return namespace(now).concat([clip_frame(now), clip_frame(before), seen], axis=1)
 
 
-def clip_frame(values: FloatArray) -> FloatArray:
+def clip_frame(values: Array) -> Array:
     """Frame (N, 18) with the hand inside its bounds."""
-    return np.concatenate([np.clip(values[:, :3], *HAND_BOUNDS), values[:, 3:]], axis=1)
+    low, high = (constant(bound, values) for bound in HAND_BOUNDS)
+    return namespace(values).concat([values[:, :3].clip(low, high), values[:, 3:]], axis=1)
 
 
-def command(task: SawyerTask, actions: FloatArray, mocap_pos: FloatArray) -> tuple[FloatArray, FloatArray]:
+def command(task: SawyerTask, actions: Array, mocap_pos: Array) -> tuple[Array, Array]:
     """Finger controls (N, 2) and the hand's next mocap position (N, 3) [m] for actions (N, 4)."""
-    target = np.clip(mocap_pos + ACTION_SCALE * actions[:, :3], task.hand_low, task.hand_high)
-    return np.stack([actions[:, 3], -actions[:, 3]], axis=1), target
+    low, high = constant(task.hand_low, mocap_pos), constant(task.hand_high, mocap_pos)
+    target = (mocap_pos + ACTION_SCALE * actions[:, :3]).clip(low, high)
+    return namespace(actions).stack([actions[:, 3], -actions[:, 3]], axis=1), target
 
 
-def sparse_reward(
-    reading: Reading, observation: FloatArray, goal: FloatArray, success: BoolArray, actions: FloatArray
-) -> FloatArray:
+def sparse_reward(reading: Reading, observation: Array, goal: Array, success: Array, actions: Array) -> Array:
     """1.0 in every control step that counts as solved, else 0.0."""
-    return success.astype(np.float64)
+    return namespace(observation).astype(success, observation.dtype)

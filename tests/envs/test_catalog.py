@@ -1,6 +1,7 @@
 import collections
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -103,8 +104,8 @@ def test_file_without_a_list_is_named(tmp_path):
 
 
 def test_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="backend must be one of cpu; got 'gpu'"):
-        trcl_envs.make_env("push", 1, backend="gpu")
+    with pytest.raises(ValueError, match="backend must be one of cpu, gpu, warp-cpu; got 'tpu'"):
+        trcl_envs.make_env("push", 1, backend="tpu")
 
 
 def test_facts_need_no_simulator():
@@ -127,3 +128,39 @@ def test_missing_policies_are_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "metaworld.policies", None)
     with pytest.raises(trcl_envs.SimulationError, match=r"pip install 'trcl-policy\[sim\]'"):
         trcl_envs.make_expert("coffee-pull")
+
+
+def stand_in(monkeypatch, mujoco="4.0.0", cuda=False):
+    """Packages that look like Warp's, as far as it is asked before anything is simulated."""
+    warp = types.ModuleType("warp")
+    warp.config, warp.LOG_WARNING = types.SimpleNamespace(log_level=20), 30
+    warp.is_cuda_available = lambda: cuda
+    monkeypatch.setitem(sys.modules, "warp", warp)
+    monkeypatch.setitem(sys.modules, "mujoco_warp", types.ModuleType("mujoco_warp"))
+    monkeypatch.setattr("trcl_envs.gpu.import_mujoco", lambda: types.SimpleNamespace(__version__=mujoco))
+
+
+def test_gpu_without_mujoco_warp_names_the_set_up(monkeypatch):
+    for name in ("warp", "mujoco_warp"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(trcl_envs.SimulationError, match=r"needs mujoco-warp .*: run ./scripts/setup --gpu$"):
+        trcl_envs.make_env("push-v3", 1, backend="gpu")
+
+
+def test_gpu_without_a_device_names_the_backends_that_need_none(monkeypatch):
+    stand_in(monkeypatch)
+    with pytest.raises(trcl_envs.SimulationError, match=r"needs a CUDA device.*use backend cpu, or warp-cpu"):
+        trcl_envs.make_env("push-v3", 1, backend="gpu")
+
+
+def test_gpu_beside_metaworlds_own_mujoco_names_the_set_up(monkeypatch):
+    stand_in(monkeypatch, mujoco="3.3.0", cuda=True)
+    with pytest.raises(trcl_envs.SimulationError, match=r"needs MuJoCo 4.0, got 3.3.0: run ./scripts/setup --gpu"):
+        trcl_envs.make_env("push-v3", 1, backend="gpu")
+
+
+@pytest.mark.parametrize("room", ["much", "0", "-1", "nan"])
+def test_room_must_be_a_sensible_factor(monkeypatch, room):
+    monkeypatch.setenv("TRCL_GPU_ROOM", room)
+    with pytest.raises(ValueError, match=f"TRCL_GPU_ROOM must be a number above 0 and below 1000, got '{room}'"):
+        trcl_envs.make_env("push-v3", 1, backend="gpu")

@@ -29,7 +29,8 @@ class Evaluate:
         launcher: where workers come from: processes or ray.
         ray_address: of the Ray cluster; RAY_ADDRESS, or one started on this machine, where not given.
         timeout: seconds after which a job of a worker counts as hung; measured where not given.
-        backend: physics backend: cpu.
+        backend: physics backend: cpu; gpu, where one process advances all episodes at once and results are not exact to
+            the last bit; warp-cpu, the same code on the CPU, slow, for tests.
         device: auto, cpu or cuda.
         json: print one JSON document.
     """

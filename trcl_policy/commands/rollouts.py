@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trcl_envs.catalog import BACKENDS, make_env, resolve_sequence, unknown
+from trcl_envs.catalog import BACKENDS, DEVICE_BACKENDS, make_env, resolve_sequence, unknown
 from trcl_policy.commands.measure import Evaluate
 from trcl_policy.commands.parsing import Stopped, say
 from trcl_policy.continual.statistics import wilson_interval
@@ -21,6 +21,7 @@ from trcl_policy.devices import resolve_device
 from trcl_policy.files import write_json
 from trcl_policy.folder import RunFolder, provenance
 from trcl_policy.policy.controller import load_policy
+from trcl_policy.rollout.device import roll_out_jobs
 from trcl_policy.rollout.dumps import write_dumps
 from trcl_policy.rollout.evaluate import Episode
 from trcl_policy.rollout.jobs import Job, physics_of, versions_here
@@ -38,7 +39,13 @@ def roll_out(options: Evaluate) -> int:
         raise ConfigError(f"samples must be left out for policies, which have episodes, got {options.samples}")
     if options.backend not in BACKENDS:
         raise ConfigError(unknown("backend", options.backend, BACKENDS))
-    device = str(resolve_device(options.device))
+    if options.backend in DEVICE_BACKENDS:
+        if options.device not in ("auto", DEVICE_BACKENDS[options.backend]):
+            raise ConfigError(f"device must be auto for backend {options.backend}, got {options.device}")
+        if options.workers:
+            one = f"workers must be 0 for backend {options.backend}, which is one batch"
+            raise ConfigError(f"{one}, got {options.workers}")
+    device = DEVICE_BACKENDS.get(options.backend) or str(resolve_device(options.device))
     folder = RunFolder(options.run)
     return _matrix(options, folder, device) if options.matrix else _one(options, folder, device)
 
@@ -111,7 +118,10 @@ def _rolled(
     options: Evaluate, folder: RunFolder, device: str, jobs: Sequence[Job], report: Report
 ) -> Iterator[tuple[int, list[Episode]]]:
     """Jobs as they are done; what went wrong is said on stderr, and broken physics is saved, however this ends."""
-    make = functools.partial(make_env, threads=1, backend=options.backend)
+    make: Any = functools.partial(make_env, threads=1, backend=options.backend)
+    if options.backend in DEVICE_BACKENDS:
+        yield from roll_out_jobs(jobs, make)
+        return
     how = {"launcher": options.launcher, "address": options.ray_address, "timeout": options.timeout}
     done = as_done(jobs, setup_for(make, device), options.workers, **how, report=report)  # type: ignore[arg-type]
     with _without_gl(device), contextlib.closing(done):  # type: ignore[type-var]

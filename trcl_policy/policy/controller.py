@@ -178,12 +178,32 @@ class Policy:
         raw = seen.state.to(self.device)[:, :, list(self.spec.observation_indices)]
         if self.spec.vision is not None:
             raw = torch.cat([raw, self._features(self.spec.vision, seen.pictures)], dim=2)
-        observation = self.normalizer.normalize("observation", raw, self._task).flatten(1)
         self._ensure_rngs(len(raw))
-        blocks = zip(observation.split(ROWS), _split(self._rngs[: len(raw)]), strict=True)
-        made = torch.cat([self._act(rows, rngs) for rows, rngs in blocks])
+        return self._planned(raw, self._rngs[: len(raw)], ROWS).cpu()
+
+    def plan(self, history: Tensor, rngs: Sequence[torch.Generator], block: int) -> Tensor:
+        """The next actions (B, n_action_steps, Da), on the policy's device, for histories (B, n_obs_steps, Do) there.
+
+        Args:
+            history: the latest observations.
+            rngs: one a row (B,): the noise streams of the rows' episodes.
+            block: rows that the network sees at once; the last bits of the actions depend on it.
+
+        Raises:
+            ValueError: the policy has cameras, whose pictures no device draws.
+        """
+        if self.spec.vision is not None:
+            raise ValueError("backend must be cpu for a policy with cameras, got one that draws no pictures")
+        return self._planned(history[:, :, list(self.spec.observation_indices)], rngs, block)
+
+    def _planned(self, seen: Tensor, rngs: Sequence[torch.Generator], block: int) -> Tensor:
+        """Actions (B, n_action_steps, Da) for histories (B, n_obs_steps, size) of what the network sees."""
+        observation = self.normalizer.normalize("observation", seen, self._task).flatten(1)
+        parts = [rngs[start : start + block] for start in range(0, len(rngs), block)]
+        blocks = zip(observation.split(block), parts, strict=True)
+        made = torch.cat([self._act(rows, part, block) for rows, part in blocks])
         actions = self.normalizer.unnormalize("action", made, self._task).clamp(-1, 1)
-        return actions[:, : self.spec.n_action_steps].cpu()
+        return actions[:, : self.spec.n_action_steps]
 
     def _features(self, vision: Vision, pictures: Tensor | None) -> Tensor:
         """Features (B, n_obs_steps, num_features) of the middle of pictures (B, n_obs_steps, cameras, H, W, 3)."""
@@ -200,20 +220,21 @@ class Policy:
                 found.append(encode(self._eye, weights, padded.to(self.device))[: len(block)])
         return torch.cat(found)
 
-    def _act(self, observation: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
-        """Normalised actions (B, horizon, Da) for B <= ``ROWS`` normalised observations."""
-        count = len(observation)
-        padded = functional.pad(observation, (0, 0, 0, ROWS - count))
-        task = torch.full((ROWS,), self._task, device=self.device)
-        spare = [torch.Generator()] * (ROWS - count)
-        return self.model.act(self._weights, padded, task, [*rngs, *spare])[:count]
-
     def _ensure_rngs(self, count: int) -> None:
         for row in range(len(self._rngs), count):
-            seed = self._seeds[row] if row < len(self._seeds) else row
-            generator = torch.Generator()
-            generator.manual_seed(derive_seed("acting", self.spec.tasks[self._task], seed))
-            self._rngs.append(generator)
+            self._rngs.append(self.noise_stream(self._seeds[row] if row < len(self._seeds) else row))
+
+    def noise_stream(self, seed: int) -> torch.Generator:
+        """The noise of the episode of the chosen task that ``seed`` defines, from its beginning."""
+        return torch.Generator().manual_seed(derive_seed("acting", self.spec.tasks[self._task], seed))
+
+    def _act(self, observation: Tensor, rngs: Sequence[torch.Generator], block: int) -> Tensor:
+        """Normalised actions (B, horizon, Da) for B <= ``block`` normalised observations."""
+        count = len(observation)
+        padded = functional.pad(observation, (0, 0, 0, block - count))
+        task = torch.full((block,), self._task, device=self.device)
+        spare = [torch.Generator()] * (block - count)
+        return self.model.act(self._weights, padded, task, [*rngs, *spare])[:count]
 
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors``, ``normalizer.safetensors`` and, last, ``config.json`` into ``folder``.
@@ -231,10 +252,6 @@ class Policy:
         if self.encoder is not None:
             write_safetensors(folder / "encoder.safetensors", {k: v.detach().cpu() for k, v in self.encoder.items()})
         write_json(folder / "config.json", self.spec.to_json())
-
-
-def _split(rngs: Sequence[torch.Generator]) -> list[Sequence[torch.Generator]]:
-    return [rngs[start : start + ROWS] for start in range(0, len(rngs), ROWS)]
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Policy:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from trcl_envs.interface import BoolArray, FloatArray, Reading
+from trcl_envs.interface import Array, Reading
 from trcl_envs.metaworld import SawyerTask, Thing
 from trcl_envs.metaworld_tasks.rules import (
     HAND_FAR,
@@ -23,9 +21,9 @@ FRONT_BOX = ((-0.1, 0.8, -0.001), (0.1, 0.9, 0.001))
 UP, DOWN = (put_joints(position, still=(ONE_JOINT_QVEL,)) for position in (-0.001, -0.1))  # [m]
 
 
-def lever_upright(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def lever_upright(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when the lever is within 7.5 degrees of upright."""
-    return np.abs(-reading.joint("LeverAxis") - math.pi / 2) <= math.pi / 24
+    return abs(-reading.joint("LeverAxis") - math.pi / 2) <= math.pi / 24
 
 
 TASKS: dict[str, SawyerTask] = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
+from trcl_envs.arrays import columns, namespace, rows_of
+from trcl_envs.interface import Array, Placement, Reading
 from trcl_envs.metaworld import SawyerTask, Thing
 from trcl_envs.metaworld_tasks.rules import (
     HAND_FAR,
@@ -23,20 +22,20 @@ from trcl_envs.metaworld_tasks.rules import (
 NUT = Thing("site:RoundNut-8", "quat:RoundNut")
 
 
-def put_plug(draws: FloatArray, reading: Reading) -> Placement:
+def put_plug(draws: Array, reading: Reading) -> Placement:
     """The peg is put straight into its box."""
-    straight = np.tile([1.0, 0.0, 0.0, 0.0], (len(draws), 1))
-    pose = np.column_stack([from_draw(0.044, 0.0, 0.131)(draws), straight])
+    straight = rows_of((1.0, 0.0, 0.0, 0.0), draws)
+    pose = columns(from_draw(0.044, 0.0, 0.131)(draws), straight)
     return Placement({OBJECT_QPOS: pose}, ((9, 12),))
 
 
-def nut_on_peg(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def nut_on_peg(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when the nut's ring is around the peg's axis, to .02 m, and below its top."""
     x, y, z = (goal - reading.position("site:RoundNut")).T
-    return (np.hypot(x, y) < 0.02) & (z > 0.0)
+    return (namespace(goal).hypot(x, y) < 0.02) & (z > 0.0)
 
 
-def nut_lifted(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def nut_lifted(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when the nut is higher than the goal."""
     return observed()(reading, observation)[:, 2] > goal[:, 2]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trcl_envs.interface import BoolArray, FloatArray, Reading
+from trcl_envs.arrays import columns, constant, lengths, rows_of
+from trcl_envs.interface import Array, Reading
 from trcl_envs.metaworld import SETTLING_STEPS, SawyerTask, Thing
 from trcl_envs.metaworld_tasks.rules import (
     HAND_NEAR,
@@ -23,11 +24,11 @@ from trcl_envs.metaworld_tasks.rules import (
 HOOP_HEIGHT = 0.3  # [m]
 
 
-def through_hoop(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def through_hoop(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when the ball is within .08 m of the hoop's middle, heights counting double."""
-    hoop = np.column_stack([goal[:, :2], np.full(len(goal), HOOP_HEIGHT)])
-    offset = (observed()(reading, observation) - hoop) * np.array([1.0, 1.0, 2.0])
-    return np.linalg.norm(offset, axis=1) <= 0.08
+    hoop = columns(goal[:, :2], rows_of((HOOP_HEIGHT,), goal))
+    offset = (observed()(reading, observation) - hoop) * constant((1.0, 1.0, 2.0), goal)
+    return lengths(offset) <= 0.08
 
 
 TASKS: dict[str, SawyerTask] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trcl_envs.arrays import constant
 from trcl_envs.metaworld import SawyerTask, Thing
 from trcl_envs.metaworld_tasks.rules import (
     HAND_NEAR,
@@ -76,7 +77,7 @@ TASKS: dict[str, SawyerTask] = {
         low=(-0.1, 0.6, 0.02),
         high=(0.1, 0.7, 0.02),
         things=(OBJECT_WXYZ,),
-        goal=lambda draws, reading: fixed(0.5, 0.0, 0.01)(draws) + draws[:, :3] * [0.0, 1.0, 0.0],
+        goal=lambda draws, reading: fixed(0.5, 0.0, 0.01)(draws) + draws[:, :3] * constant((0.0, 1.0, 0.0), draws),
         success=near_goal(0.05),
         moved={},
         place=put_object(at_height(0.02)),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from trcl_envs.interface import FloatArray, Reading
+from trcl_envs.interface import Array, Reading
 from trcl_envs.metaworld import SawyerTask
 from trcl_envs.metaworld_tasks.rules import HAND_NEAR, OBJECT_WXYZ, near_goal, transport
 
 
-def between_fingers(reading: Reading, observation: FloatArray) -> FloatArray:
+def between_fingers(reading: Reading, observation: Array) -> Array:
     """The point (N, 3) [m] midway between the fingertips."""
     return (reading.position("site:rightEndEffector") + reading.position("site:leftEndEffector")) / 2.0
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
+from trcl_envs.arrays import columns, constant, lengths, rows_of
+from trcl_envs.interface import Array, Placement, Reading
 from trcl_envs.metaworld import Point, SawyerTask, Thing
 
 OBJECT_QPOS = 9  # the arm's seven joints and two fingers come first
@@ -23,43 +24,47 @@ OBJECT = Thing("body:obj", "geom:objGeom")
 OBJECT_WXYZ = Thing("body:obj", "quat:obj")
 
 Box = tuple[Point, Point]
-PlaceRule = Callable[[FloatArray, Reading], Placement]
-GoalRule = Callable[[FloatArray, Reading], FloatArray]
-SuccessRule = Callable[[Reading, FloatArray, FloatArray], BoolArray]
-PositionRule = Callable[[Reading, FloatArray], FloatArray]
+PlaceRule = Callable[[Array, Reading], Placement]
+GoalRule = Callable[[Array, Reading], Array]
+SuccessRule = Callable[[Reading, Array, Array], Array]
+PositionRule = Callable[[Reading, Array], Array]
 
 
 # --- positions
 
 
-def from_draw(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Callable[..., FloatArray]:
+def from_draw(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Callable[..., Array]:
     """The first three drawn numbers plus an offset [m]."""
-    return lambda draws, reading=None: draws[:, :3] + np.array([x, y, z])
+    return lambda draws, reading=None: draws[:, :3] + constant((x, y, z), draws)
 
 
-def from_goal_draw(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Callable[..., FloatArray]:
+def from_goal_draw(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Callable[..., Array]:
     """The last three of six drawn numbers plus an offset [m]."""
-    return lambda draws, reading=None: draws[:, 3:6] + np.array([x, y, z])
+    return lambda draws, reading=None: draws[:, 3:6] + constant((x, y, z), draws)
 
 
-def fixed(x: float, y: float, z: float) -> Callable[..., FloatArray]:
+def fixed(x: float, y: float, z: float) -> Callable[..., Array]:
     """The same position [m] in every episode."""
-    return lambda draws, reading=None: np.tile([x, y, z], (len(draws), 1))
+    return lambda draws, reading=None: rows_of((x, y, z), draws)
 
 
-def at_height(z: float, first: int = 0) -> Callable[..., FloatArray]:
+def at_height(z: float, first: int = 0) -> Callable[..., Array]:
     """X and y drawn (as numbers ``first`` and ``first + 1``), z given [m]."""
-    return lambda draws, reading=None: np.column_stack([draws[:, first : first + 2], np.full(len(draws), z)])
+    return lambda draws, reading=None: columns(draws[:, first : first + 2], rows_of((z,), draws))
 
 
 def at_height_of(thing: str, first: int = 0) -> GoalRule:
     """X and y drawn (as numbers ``first`` and ``first + 1``), z that of a thing [m]."""
-    return lambda draws, reading: np.column_stack([draws[:, first : first + 2], reading.position(thing)[:, 2]])
+    return lambda draws, reading: columns(draws[:, first : first + 2], reading.position(thing)[:, 2])
 
 
 def where_stands(thing: str, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> GoalRule:
     """Where a thing of the scene stands at the start, plus an offset [m]."""
-    return lambda draws, reading: reading.position(thing) + np.array([x, y, z])
+    def stands(draws: Array, reading: Reading) -> Array:
+        at = reading.position(thing)
+        return at + constant((x, y, z), at)
+
+    return stands
 
 
 # --- the start
@@ -72,10 +77,10 @@ def put_object(at: GoalRule) -> PlaceRule:
 
 def put_joints(*positions: float, still: tuple[tuple[int, int], ...] = ()) -> PlaceRule:
     """The scene's joints besides the arm's are set to positions."""
-    return lambda draws, reading: Placement({OBJECT_QPOS: np.tile(positions, (len(draws), 1))}, still)
+    return lambda draws, reading: Placement({OBJECT_QPOS: rows_of(positions, draws)}, still)
 
 
-def put_nothing(draws: FloatArray, reading: Reading) -> Placement:
+def put_nothing(draws: Array, reading: Reading) -> Placement:
     """The scene stays as it settled."""
     return Placement({})
 
@@ -103,7 +108,7 @@ def near_goal_scaled(radius: float, scale: Point, of: PositionRule | None = None
     """``near_goal`` with distances along x, y and z multiplied by ``scale`` first."""
     position = of or observed()
     return lambda reading, observation, goal: (
-        np.linalg.norm((position(reading, observation) - goal) * np.array(scale), axis=1) <= radius
+        lengths((position(reading, observation) - goal) * constant(scale, goal)) <= radius
     )
 
 
@@ -119,16 +124,16 @@ def fixture(
     instruction: str, scene: str, body: str, box: Box, thing: Thing, goal: GoalRule, success: SuccessRule, **rest: Any
 ) -> SawyerTask:
     """A thing fixed to the table, with a part that moves; it stands where three numbers were drawn from ``box``."""
-    columns: dict[str, Any] = {"place": put_nothing, **rest}
+    given: dict[str, Any] = {"place": put_nothing, **rest}
     moved = {body: from_draw()}
-    return SawyerTask(instruction, scene, *box, (thing,), goal, success, moved, **columns)
+    return SawyerTask(instruction, scene, *box, (thing,), goal, success, moved, **given)
 
 
 def transport(
     instruction: str, scene: str, start: Box, target: Box, success: SuccessRule, thing: Thing = OBJECT, **rest: Any
 ) -> SawyerTask:
     """A loose object is to come from a point drawn in ``start`` to a point drawn in ``target``."""
-    columns: dict[str, Any] = {
+    given: dict[str, Any] = {
         "goal": from_goal_draw(),
         "moved": {},
         "place": put_object(from_draw()),
@@ -138,4 +143,4 @@ def transport(
         **rest,
     }
     low, high = start[0] + target[0], start[1] + target[1]
-    return SawyerTask(instruction, scene, low, high, (thing,), success=success, **columns)
+    return SawyerTask(instruction, scene, low, high, (thing,), success=success, **given)

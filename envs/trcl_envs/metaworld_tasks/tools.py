@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
+from trcl_envs.arrays import lengths, namespace, rows_of
+from trcl_envs.interface import Array, Placement, Reading
 from trcl_envs.metaworld import SawyerTask, Thing
 from trcl_envs.metaworld_tasks.rules import (
     FREE_JOINT_QVEL,
@@ -31,27 +30,27 @@ def put_stick_and_thermos(*thermos: float) -> PlaceRule:
     Meta-World stops joint velocities 16 and 17, which are not those of positions 16 and 17; kept, to start alike.
     """
 
-    def place(draws: FloatArray, reading: Reading) -> Placement:
+    def place(draws: Array, reading: Reading) -> Placement:
         stick = at_height(STICK_HEIGHT)(draws)
-        return Placement({OBJECT_QPOS: stick, 16: np.tile(thermos, (len(draws), 1))}, (FREE_JOINT_QVEL, (16, 18)))
+        return Placement({OBJECT_QPOS: stick, 16: rows_of(thermos, draws)}, (FREE_JOINT_QVEL, (16, 18)))
 
     return place
 
 
-def handle_pulled(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def handle_pulled(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when the handle is within .12 m of the goal and the stick is still in it."""
     handle, end = observed(1)(reading, observation), reading.position("site:stick_end")
     behind, aside, above = (end - handle).T
-    inserted = (behind >= 0) & (np.abs(aside) <= 0.04) & (np.abs(above) <= 0.06)
-    return inserted & (np.linalg.norm(handle - goal, axis=1) <= 0.12)
+    inserted = (behind >= 0) & (abs(aside) <= 0.04) & (abs(above) <= 0.06)
+    return inserted & (lengths(handle - goal) <= 0.12)
 
 
-def thermos_pushed(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def thermos_pushed(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when the thermos is within .12 m of the goal while the open-enough hand presses on and lifts the stick."""
     stick, thermos = observed()(reading, observation), observed(1)(reading, observation)
-    held = (reading.contact_force > 0.0).all(axis=1) & (observation[:, 3] > 0.0)
+    held = namespace(goal).all(reading.contact_force > 0.0, axis=1) & (observation[:, 3] > 0.0)
     lifted = stick[:, 2] - 0.01 > STICK_HEIGHT
-    return held & lifted & (np.linalg.norm(thermos - goal, axis=1) <= 0.12)
+    return held & lifted & (lengths(thermos - goal) <= 0.12)
 
 
 TASKS: dict[str, SawyerTask] = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from trcl_envs.interface import BoolArray, FloatArray, Reading
+from trcl_envs.arrays import constant, lengths, namespace
+from trcl_envs.interface import Array, Reading
 from trcl_envs.metaworld import SawyerTask, Thing
 from trcl_envs.metaworld_tasks.rules import HAND_NEAR, fixture, from_draw, near_goal, observed
 
@@ -14,17 +13,18 @@ FAUCET_HAND_LOW = (-0.5, 0.40, -0.15)
 DIAL_RADIUS = 0.05  # [m]
 
 
-def dial_mark(reading: Reading) -> FloatArray:
+def dial_mark(reading: Reading) -> Array:
     """Position (N, 3) [m] of the mark on the dial's rim."""
     angle = reading.joint("knob_Joint_1")
-    rim = DIAL_RADIUS * np.stack([np.sin(angle), -np.cos(angle), np.zeros_like(angle)], axis=1)
+    xp = namespace(angle)
+    rim = DIAL_RADIUS * xp.stack([xp.sin(angle), -xp.cos(angle), xp.zeros_like(angle)], axis=1)
     return reading.position("body:dial") + rim
 
 
-def faucet_opened(reading: Reading, observation: FloatArray, goal: FloatArray) -> BoolArray:
+def faucet_opened(reading: Reading, observation: Array, goal: Array) -> Array:
     """Solved when a point next to the observed one, further in on the handle, is at most .07 m from the goal."""
-    inner = observed()(reading, observation) + np.array([-0.04, 0.0, 0.03])
-    return np.linalg.norm(inner - goal, axis=1) <= 0.07
+    inner = observed()(reading, observation) + constant((-0.04, 0.0, 0.03), goal)
+    return lengths(inner - goal) <= 0.07
 
 
 TASKS: dict[str, SawyerTask] = {
