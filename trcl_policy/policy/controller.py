@@ -5,8 +5,7 @@ n_obs_steps observations -> horizon predicted actions -> the first n_action_step
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from trcl_policy.continual.streams import derive_seed
 from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
 from trcl_policy.policy.looks import Look, Seen, read_look, spell_look
 from trcl_policy.policy.normalizer import Normalizer
+from trcl_policy.policy.ownership import Ownership, load_ownership
 from trcl_policy.policy.seeing import encode, encoder_params
 from trcl_policy.policy.spec import PolicySpec
 from trcl_policy.policy.trajectory import TrajectoryModel
@@ -29,27 +29,6 @@ __all__ = ["ROWS", "Ownership", "Policy", "PolicySpec", "load_encoder", "load_po
 ROWS = 32
 """The network always sees this many rows, padded: matrix products round differently for different numbers of rows, and
 so an episode would depend on how many others run beside it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ownership:
-    """Which task each weight belongs to, where tasks have weights of their own.
-
-    Attributes:
-        owner: place in the sequence of the visit that a weight belongs to, -1 for none; tensors named like the weights.
-        visits: place of the last visit of every distinct task (num_tasks,); -1 where it was never learned.
-    """
-
-    owner: Params
-    visits: Tensor
-
-    def params_of(self, params: Params, task: int) -> dict[str, Tensor]:
-        """The weights that a task uses, the others zero."""
-        last = int(self.visits[task])
-        return {
-            name: torch.where((self.owner[name] >= 0) & (self.owner[name] <= last), value, 0.0)
-            for name, value in params.items()
-        }
 
 
 class Policy:
@@ -278,7 +257,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
     expected = {name: tensor.shape for name, tensor in model.net.named_parameters()}
     if {name: tensor.shape for name, tensor in params.items()} != expected:
         raise ValueError(f"{folder / 'model.safetensors'} must fit the network of {config}, got other names or shapes")
-    ownership = _ownership(folder / "owner.safetensors", expected, len(spec.tasks), device)
+    ownership = load_ownership(folder / "owner.safetensors", expected, len(spec.tasks), device)
     params = {name: params[name].to(device) for name in expected}
     encoder = None
     if spec.vision is not None and not spec.learns_to_see:
@@ -298,16 +277,3 @@ def load_encoder(path: Path, vision: Vision, device: torch.device | str = "cpu")
     if {name: leaf.shape for name, leaf in state.items()} != wanted:
         raise ValueError(f"{path} must fit the policy's vision, got other names or shapes")
     return {name: state[name].to(device) for name in wanted}
-
-
-def _ownership(
-    path: Path, shapes: Mapping[str, torch.Size], num_tasks: int, device: torch.device | str
-) -> Ownership | None:
-    if not path.exists():
-        return None
-    state, _ = read_safetensors(path)
-    wanted = {"visits": torch.Size([num_tasks]), **{f"owner.{name}": shape for name, shape in shapes.items()}}
-    if {name: tensor.shape for name, tensor in state.items()} != wanted:
-        raise ValueError(f"{path} must fit the network beside it, got other names or shapes")
-    owner = {name: state[f"owner.{name}"].to(device) for name in shapes}
-    return Ownership(owner, state["visits"])

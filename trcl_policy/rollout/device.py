@@ -107,7 +107,7 @@ def roll_out_jobs(
 ) -> Iterator[tuple[int, list[Episode]]]:
     """Yield (place in ``jobs``, episodes) of each job, task by task.
 
-    All jobs of a task share its worlds, and those of one checkpoint are one batch: the cells of a retention matrix build
+    All jobs of a task share its worlds, and those of one checkpoint are one batch: a retention matrix builds
     each task's worlds and, for the same seeds, its start states once.
 
     Args:
