@@ -107,8 +107,8 @@ def test_a_matrix_survives_ctrl_c_and_kill_9_of_its_workers(tiny, run):
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: parent and workers
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    (line,) = stderr.splitlines()
-    assert f"of 360 episodes are kept; go on with: trcl evaluate {run} --matrix --episodes 60 --workers 2" in line
+    assert len(stderr.splitlines()) == 1, stderr
+    assert f"of 360 episodes are kept; go on with: trcl evaluate {run} --matrix --episodes 60 --workers 2" in stderr
     kept = (run / "evaluations" / "matrix.jsonl").read_text()
 
     process = started(run, "--json")

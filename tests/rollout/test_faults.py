@@ -1,6 +1,9 @@
 """Workers are killed, stopped, made to hang, raise and lie, for real; the result is the one without the fault."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import time
 
 import psutil
@@ -191,6 +194,25 @@ def test_answers_to_another_job_are_refused(truth):
 def test_impossible_options_are_named(workers, options, message):
     with pytest.raises(ValueError, match=message):
         list(as_done(JOBS, healthy(), workers, **options))
+
+
+def test_ctrl_c_is_the_parents_alone():
+    """Asked in a fresh process, because the first worker is started differently from all others."""
+    script = (
+        "import os, signal\n"
+        "from tests.rollout.faulty import healthy\n"
+        "from trcl_policy.rollout.launchers import Processes\n"
+        "if __name__ == '__main__':\n"
+        "    hand = Processes(healthy()).hire()\n"
+        "    signal.signal(signal.SIGINT, lambda *_: print('heard'))\n"
+        "    os.kill(int(hand.name.split()[1]), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print(b'pid' in hand.receive())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert (done.stdout.split(), done.stderr) == (["heard", "True"], "")
 
 
 def test_a_worker_leaves_with_whoever_hired_it():

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Protocol, TypeVar
 
@@ -119,7 +120,9 @@ class ProcessHand:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(setup, theirs), daemon=True)
-        # Ctrl-C reaches the whole group. A process inherits what is blocked here, so only the parent hears it.
+        # Ctrl-C reaches the whole group. A process inherits what is blocked here, so only the parent hears it. The
+        # tracker, which the first start would start, unblocks it.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()
