@@ -60,10 +60,10 @@ LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
 FEW = ("finetune", "joint", "replay", "trcl", "trcl_diag")
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
-    "cw10-small": Benchmark("cw10-small", "cw10", 20, EVERY, 3, FIVE),
-    "cw20": Benchmark("cw20", "cw10", 50, LONG),
-    "random20": Benchmark("random20", "mt50", 50, LONG, 5, orders=True),
-    "mt50": Benchmark("mt50-sequence", "mt50", 240, FEW, 3, probe=LOSS_PROBE),
+    "cw10-small": Benchmark("cw10-small", "cw10", 30, EVERY, 3, FIVE),
+    "cw20": Benchmark("cw20", "cw10", 70, LONG),
+    "random20": Benchmark("random20", "mt50", 70, LONG, 5, orders=True),
+    "mt50": Benchmark("mt50-sequence", "mt50", 300, FEW, 3, probe=LOSS_PROBE),
     "paper": Benchmark("paper/cw10", "cw10", 2000, CORE, 1, noise=0.0),
     "paper-30min": Benchmark("paper/cw10-30min", "cw10", 30, CORE, 1, noise=0.0),
 }

@@ -103,11 +103,11 @@ class Cell:
         )
 
     def rough_seconds(self) -> float:
-        """About what a run takes on one core."""
-        return 12 + self.updates * self.tasks * (4e-3 + 2e-5 * self.width) + 0.8 * self.tasks * (self.tasks + 1) / 2
+        """About what a run takes on one core: start, updates with replay, rollouts of every task after every task."""
+        return 12 + self.updates * self.tasks * (5e-3 + 8e-5 * self.width) + 0.8 * self.tasks * (self.tasks + 1) / 2
 
 
-GRID = tuple(itertools.starmap(Cell, itertools.product(BUDGETS, (300, 1200), (4, 8), (64, 192))))
+GRID = tuple(itertools.starmap(Cell, itertools.product(BUDGETS, (300, 1200), (4, 8), (64, 128))))
 SMOKE = (Cell("starved", 20, 2, 16),)
 
 
