@@ -19,7 +19,6 @@ from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
 
 READ_FIELDS = ("qpos", "qvel", "xpos", "xquat", "xmat", "site_xpos", "geom_xpos", "geom_xmat")
-HAND_QUAT = (1.0, 0.0, 1.0, 0.0)
 
 
 class CpuPhysics:
@@ -61,7 +60,7 @@ class CpuPhysics:
         self.qpos, self.qvel = self._fields[:2]
         self._contacts = [sorted(self.index[f"geom:{geom}"] for geom in pair) for pair in contacts]
         self._contact_force = np.zeros((num_worlds, len(self._contacts)))
-        self.mocap_pos = np.zeros((num_worlds, 3))
+        self.mocap_pos = np.zeros((num_worlds, 3 * model.nmocap))
         self.failed: BoolArray = np.zeros(num_worlds, dtype=bool)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -75,10 +74,12 @@ class CpuPhysics:
     def step(
         self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int, forward: bool = False
     ) -> None:
-        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3 each) [m].
 
         With ``forward``, everything that follows from the new state is recomputed in the same sweep.
         """
+        if ctrl.shape != (len(rows), self._models[0].nu):
+            raise ValueError(f"command must give controls {(len(rows), self._models[0].nu)}, got {ctrl.shape}")
         # A world with a broken command isn't stepped at all, or MuJoCo would write its log into the current folder.
         finite = np.isfinite(ctrl).all(axis=1) & np.isfinite(mocap_pos).all(axis=1)
         self.failed[rows[~finite]] = True
@@ -86,8 +87,7 @@ class CpuPhysics:
 
         def advance(model: Any, row: int) -> None:
             data = self.data[row]
-            data.ctrl[:], data.mocap_pos[0] = command[row]
-            data.mocap_quat[0] = HAND_QUAT
+            data.ctrl[:], data.mocap_pos.flat = command[row]
             self._mujoco.mj_step(model, data, substeps)
             if forward:
                 self._mujoco.mj_forward(model, data)
@@ -118,7 +118,7 @@ class CpuPhysics:
         return Reading(index=self.index, contact_force=self._contact_force[rows], **arrays)
 
     def state(self, row: int) -> FloatArray:
-        """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
+        """Flat state of one world for drawing: joint positions, velocities, mocap positions (none or 3 each)."""
         return np.concatenate([self.qpos[row], self.qvel[row], self.mocap_pos[row]])
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class CpuPhysics:
             data = self.data[row]
             for field, view in zip(self._fields, self._views[row], strict=True):
                 field[row] = view
-            self.mocap_pos[row] = data.mocap_pos[0]
+            self.mocap_pos[row] = data.mocap_pos.flat
             for place, pair in enumerate(self._contacts):
                 self._contact_force[row, place] = normal_force(data, pair)
             if not (np.isfinite(self.qpos[row]).all() and np.isfinite(self.qvel[row]).all()):

@@ -13,6 +13,7 @@ from trcl_envs.interface import SimulationError
 
 BACKENDS = ("egl", "osmesa")
 PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
+GL_MODULES = ("mujoco.rendering.classic.gl_context", "mujoco.gl_context")  # since MuJoCo 3.9 and before
 PROBE_SECONDS = 60.0
 PROBE = """
 import mujoco
@@ -39,8 +40,9 @@ def choose_gl() -> str:
     if not chosen:
         chosen = working_backend()
         os.environ["MUJOCO_GL"] = chosen
-        if "mujoco.gl_context" in sys.modules:
-            importlib.reload(sys.modules["mujoco.gl_context"])
+        for module in GL_MODULES:
+            if module in sys.modules:
+                importlib.reload(sys.modules[module])
     return chosen
 
 
