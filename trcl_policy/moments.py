@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trcl_envs.catalog import make_env, make_renderer, resolve_task, task_info
+from trcl_envs.catalog import resolve_task
 from trcl_policy.continual.probes import recover
 from trcl_policy.folder import RunFolder
 from trcl_policy.policy.controller import Policy, load_policy
@@ -20,6 +20,7 @@ from trcl_policy.rollout.record import draw, record_episode, side_by_side
 from trcl_policy.rollout.retention import cells, task_of
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 from trcl_policy.schema import ConfigError, nearest
+from trcl_policy.simulation import run_simulation
 
 MOMENTS = ("learned", "forgotten", "recovered")
 SUFFIXES = (".mp4", ".webp", ".gif", ".png")
@@ -55,6 +56,7 @@ def film(
     recovery_steps: int = 100,
     size: int = 256,
     out: Path | None = None,
+    env_python: str | None = None,
 ) -> Path:
     """Film one start state at the chosen moments, side by side; returns the video's path.
 
@@ -66,6 +68,7 @@ def film(
         recovery_steps: updates of the recovery.
         size: width and height of a panel [pixels].
         out: file, whose suffix chooses the format; None is ``RUN/videos/TASK.mp4``.
+        env_python: Python of the virtual environment that simulates and draws; None = the run's own.
 
     Raises:
         ConfigError: an unknown task or moment, or a run without the needed checkpoint.
@@ -82,15 +85,16 @@ def film(
     out = out or folder.path / "videos" / f"{task}.mp4"
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
-    renderer = make_renderer(task, size, size)
-    env = make_env(task, 1)
+    simulation = run_simulation(folder, env_python)
+    renderer = simulation.make_renderer(task, size, size)
+    env = simulation.make_env(task, 1)
     seed = _telling_seed(folder, task, config.evaluation.seed) if seed is None else seed
     try:
         panels = []
         for caption, policy in _policies(folder, task, chosen, recovery_steps):
             trace = record_episode(env, _Actor(policy, task, seed), seed, extra_steps=LINGER_STEPS)
             panels.append(draw(trace, renderer, [f"{task}, {SPEED:g} x speed", f"{config.method.name}: {caption}"]))
-        _write(out, side_by_side(panels), frame_rate(task_info(task).control_frequency, SPEED))
+        _write(out, side_by_side(panels), frame_rate(env.info.control_frequency, SPEED))
     finally:
         renderer.close()
         env.close()

@@ -6,6 +6,7 @@ This is the top of the house, the one place where concrete simulators are named.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trcl_envs.catalog import make_env, resolve_sequence, resolve_task, task_info
-from trcl_envs.interface import BatchedEnv
+from trcl_envs.catalog import resolve_sequence, resolve_task, task_info
+from trcl_envs.interface import BatchedEnv, TaskInfo
 from trcl_policy.config import RunConfig
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.metrics import Curve
@@ -30,6 +31,7 @@ from trcl_policy.rollout.evaluate import BLOCK, Episode, evaluate
 from trcl_policy.rollout.rehearse import rehearse
 from trcl_policy.rollout.retention import retention
 from trcl_policy.schema import ConfigError
+from trcl_policy.simulation import Simulation, data_env_args
 
 MOMENTS = 64
 """Moments of an episode that a guided generator is asked for, evenly spread."""
@@ -59,6 +61,9 @@ class PolicyDomain:
         self.names = _unique(self.sequence)
         self._envs: dict[str, BatchedEnv] = {}
         self._store = _open_store(config, self.distinct)
+        self._simulation = Simulation(
+            config.simulation.env_python, env_args=data_env_args(self._store.provenance)
+        )
         self.is_guided = METHODS[config.method.name].guided
         self.spec = self._make_spec()
         self.normalizer = Normalizer.empty(
@@ -74,13 +79,14 @@ class PolicyDomain:
         self.model = self.spec.model(derive_seed(config.seed, "network"), self.device, config.precision, config.compile)
 
     def _make_spec(self) -> PolicySpec:
-        infos = [task_info(name) for name in self.distinct]
+        infos = [self._info(name) for name in self.distinct]
         sizes = {(info.observation_dim, info.action_dim) for info in infos}
         if len(sizes) > 1:
             raise ConfigError(f"tasks must share one observation and action size, got {sorted(sizes)}")
         windows = self.config.policy
         try:
-            indices = windows.indices(infos[0].observation_dim)
+            needed = {info.policy_indices for info in infos}
+            indices = windows.indices(infos[0].observation_dim, needed.pop() if len(needed) == 1 else "")
         except ValueError as error:
             raise ConfigError(f"policy.{error}") from None
         return PolicySpec(
@@ -92,6 +98,13 @@ class PolicyDomain:
             diffusion=self.config.diffusion,
             policy_fraction=windows.policy_fraction,
         )
+
+    def _info(self, name: str) -> TaskInfo:
+        """The facts of a task; where the data say how it is simulated, they say the size of an observation, too."""
+        info = task_info(name)
+        if name not in self._simulation.env_args:
+            return info
+        return replace(info, observation_dim=self._store.arrays(name)["observation.state"].shape[1])
 
     def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
         """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
@@ -188,15 +201,15 @@ class PolicyDomain:
         """The simulation of a task, made on first use and kept."""
         if name not in self._envs:
             worlds = min(BLOCK, self.config.evaluation.episodes)
-            self._envs[name] = make_env(name, worlds, self.config.evaluation.threads)
+            self._envs[name] = self._simulation.make_env(name, worlds, self.config.evaluation.threads)
         return self._envs[name]
 
     def provenance(self) -> dict[str, Any]:
         """Facts about data and simulation that results depend on."""
-        import mujoco
-
+        simulator = self._simulation.versions()
         return {
-            "mujoco": mujoco.__version__,
+            "mujoco": simulator.get("mujoco"),
+            "simulator": simulator,
             "device": str(self.device),
             "data": {
                 "store": self.config.data.store,

@@ -1,4 +1,4 @@
-"""Groups of settings: demonstrations, the policy's windows, and rollouts."""
+"""Groups of settings: demonstrations, the policy's windows, simulation, and rollouts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class PolicyConfig:
         n_obs_steps: observations in the history.
         horizon: predicted actions.
         n_action_steps: executed actions before the policy looks again.
-        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all.
+        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all, ``auto`` those
+            that the tasks say a policy needs (Meta-World's: all but the previous frame).
         policy_fraction: share of training samples that train the policy; the rest trains the generator.
         min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
     """
@@ -42,7 +43,7 @@ class PolicyConfig:
     n_obs_steps: int = 1
     horizon: int = 8
     n_action_steps: int = 4
-    observation_indices: str = "0:18,36:39"
+    observation_indices: str = "auto"
     policy_fraction: float = 0.5
     min_range: float = 0.05
 
@@ -59,12 +60,13 @@ class PolicyConfig:
             raise ValueError(f"min_range must be > 0, got {self.min_range}")
         self.indices(10**6)
 
-    def indices(self, size: int) -> tuple[int, ...]:
-        """The chosen entries of an observation of ``size`` numbers."""
-        if not self.observation_indices:
+    def indices(self, size: int, needed: str = "") -> tuple[int, ...]:
+        """The chosen entries of an observation of ``size`` numbers; ``auto`` chooses those that are ``needed``."""
+        wanted = needed if self.observation_indices == "auto" else self.observation_indices
+        if not wanted:
             return tuple(range(size))
         chosen: list[int] = []
-        for piece in self.observation_indices.split(","):
+        for piece in wanted.split(","):
             try:
                 ends = [int(end) for end in piece.split(":")]
                 chosen += range(*ends) if len(ends) == 2 else [ends[0]] if len(ends) == 1 else [-1]
@@ -72,10 +74,22 @@ class PolicyConfig:
                 chosen.append(-1)
         if not chosen or min(chosen) < 0 or max(chosen) >= size or len(set(chosen)) != len(chosen):
             raise ValueError(
-                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', "
-                f"got {self.observation_indices!r}"
+                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', or auto, "
+                f"got {wanted!r}"
             )
         return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Where tasks are simulated.
+
+    Attributes:
+        env_python: Python of another virtual environment that simulates them, such as robosuite's; ``--env-python``
+            for short.
+    """
+
+    env_python: str | None = None
 
 
 @dataclass(frozen=True)

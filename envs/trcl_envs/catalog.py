@@ -6,11 +6,11 @@ Names and facts need no simulator; building an environment or an expert does.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trcl_envs import plugins, remote, robosuite_experts, robosuite_tasks
+from trcl_envs import plugins, remote, robosuite_experts, robosuite_tasks, versions
 from trcl_envs.interface import Expert, FloatArray, Renderer, TaskInfo, TaskSpec
 from trcl_envs.scripted import ScriptedExpert
 from trcl_envs.sequences import SEQUENCES as SEQUENCES
@@ -71,7 +71,12 @@ def observation_bounds(name: str) -> tuple[FloatArray, FloatArray] | None:
 
 
 def make_env(
-    name: str, num_worlds: int, threads: int = 1, backend: str = "cpu", env_python: str | None = None
+    name: str,
+    num_worlds: int,
+    threads: int = 1,
+    backend: str = "cpu",
+    env_python: str | None = None,
+    env_args: Mapping[str, Any] | None = None,
 ) -> BatchedEnv:
     """Build worlds of one task.
 
@@ -81,6 +86,7 @@ def make_env(
         threads: CPU threads that advance them, at least 1; changes no result. robosuite uses one.
         backend: ``"cpu"``.
         env_python: the Python of the virtual environment in which they are simulated; None = this one.
+        env_args: simulate what robomimic's data were recorded in; see ``robosuite_tasks.task_from_env_args``.
 
     Raises:
         SimulationError: the simulator is not installed.
@@ -89,11 +95,11 @@ def make_env(
         raise ValueError(unknown("backend", backend, BACKENDS))
     name = resolve_task(name)
     if env_python is not None:
-        return remote.RemoteEnv(env_python, task_info(name), num_worlds, threads, backend)
-    if name in robosuite_tasks.TASKS:
+        return remote.RemoteEnv(env_python, task_info(name), num_worlds, threads, backend, env_args)
+    if name in robosuite_tasks.TASKS or env_args is not None:
         from trcl_envs.robosuite import RobosuiteWorlds
 
-        return RobosuiteWorlds(name, num_worlds)
+        return RobosuiteWorlds(name, num_worlds, described(env_args))
     from trcl_envs.cpu import CpuPhysics
     from trcl_envs.worlds import Worlds
 
@@ -125,7 +131,12 @@ def make_expert(name: str, env_python: str | None = None) -> Expert:
 
 
 def make_renderer(
-    name: str, width: int, height: int, camera: str | None = None, env_python: str | None = None
+    name: str,
+    width: int,
+    height: int,
+    camera: str | None = None,
+    env_python: str | None = None,
+    env_args: Mapping[str, Any] | None = None,
 ) -> Renderer:
     """Build what draws the scenes of a task off screen: pictures (height, width, 3) from a named camera.
 
@@ -134,14 +145,26 @@ def make_renderer(
     """
     name = resolve_task(name)
     if env_python is not None:
-        return remote.RemoteRenderer(env_python, name, width, height, camera)
-    if name in robosuite_tasks.TASKS:
+        return remote.RemoteRenderer(env_python, name, width, height, camera, env_args)
+    if name in robosuite_tasks.TASKS or env_args is not None:
         from trcl_envs.robosuite import RobosuiteRenderer
 
-        return RobosuiteRenderer(name, width, height, camera)
+        return RobosuiteRenderer(name, width, height, camera, described(env_args))
     from trcl_envs.render import MujocoRenderer
 
     return MujocoRenderer(task_spec(name), width, height, camera)
+
+
+def described(env_args: Mapping[str, Any] | None) -> robosuite_tasks.RobosuiteTask | None:
+    """The task that robomimic's ``env_args`` describe, observed by their ``observation_keys`` if they have some."""
+    if env_args is None:
+        return None
+    return robosuite_tasks.task_from_env_args(env_args, tuple(env_args.get("observation_keys", ())))
+
+
+def simulator_versions(env_python: str | None = None) -> dict[str, str]:
+    """Versions of Python and of the packages that simulate, here or in another Python."""
+    return remote.simulator(env_python).versions if env_python is not None else versions.simulating()
 
 
 def resolve_task(name: str) -> str:

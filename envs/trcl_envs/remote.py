@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -183,16 +183,26 @@ class RemoteEnv(_Remote):
         num_worlds: N, at least 1.
         threads: CPU threads that advance them.
         backend: see ``make_env``.
+        env_args: see ``make_env``.
 
     Raises:
         SimulationError: the other side can't simulate it, or knows another task by its name.
     """
 
-    def __init__(self, python: str, info: TaskInfo, num_worlds: int, threads: int, backend: str) -> None:
-        super().__init__(python, "env", name=info.name, num_worlds=num_worlds, threads=threads, backend=backend)
-        self.info, self.num_worlds = info, num_worlds
+    def __init__(
+        self,
+        python: str,
+        info: TaskInfo,
+        num_worlds: int,
+        threads: int = 1,
+        backend: str = "cpu",
+        env_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        settings = {"num_worlds": num_worlds, "threads": threads, "backend": backend, "env_args": env_args}
+        super().__init__(python, "env", name=info.name, **settings)
         there = TaskInfo(**self._ask("info"))
-        if there != info:
+        self.info, self.num_worlds = there, num_worlds
+        if there != info and env_args is None:
             raise SimulationError(f"{info.name} must be the same task in {python}, got {there} there and {info} here")
 
     def reset(self, seeds: Sequence[int]) -> FloatArray:
@@ -243,10 +253,20 @@ class RemoteRenderer(_Remote):
         width: [px].
         height: [px].
         camera: see ``make_renderer``.
+        env_args: see ``make_env``.
     """
 
-    def __init__(self, python: str, task: str, width: int, height: int, camera: str | None) -> None:
-        super().__init__(python, "renderer", name=task, width=width, height=height, camera=camera)
+    def __init__(
+        self,
+        python: str,
+        task: str,
+        width: int,
+        height: int,
+        camera: str | None = None,
+        env_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        size = {"width": width, "height": height}
+        super().__init__(python, "renderer", name=task, camera=camera, env_args=env_args, **size)
 
     def frame(self, scene: Scene) -> NDArray[np.uint8]:
         """An upright picture (H, W, 3)."""

@@ -7,18 +7,16 @@ standard input does.
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import traceback
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from trcl_envs.catalog import make_env, make_expert, make_renderer
 from trcl_envs.interface import Scene, SimulationError
+from trcl_envs.versions import simulating
 from trcl_envs.wire import PROTOCOL, Channel, WireError
 
-PACKAGES = ("numpy", "mujoco", "mujoco-warp", "metaworld", "robosuite")
 MAKERS: dict[str, Callable[..., Any]] = {"env": make_env, "expert": make_expert, "renderer": make_renderer}
 CALLS: dict[str, Callable[..., Any]] = {
     "env.info": lambda env: vars(env.info),
@@ -33,17 +31,6 @@ CALLS: dict[str, Callable[..., Any]] = {
     "renderer.frame": lambda renderer, scene: renderer.frame(Scene(**scene)),
     "renderer.close": lambda renderer: renderer.close(),
 }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what simulates here."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Server:
@@ -85,7 +72,7 @@ def main() -> None:
     os.dup2(2, 1)  # simulators print; that must not get between the messages
     channel, server = Channel(inbox, outbox), Server()
     try:
-        channel.send({"protocol": PROTOCOL, "versions": versions()})
+        channel.send({"protocol": PROTOCOL, "versions": simulating()})
         while True:
             channel.send(server.answer(channel.receive()))
     except WireError:

@@ -21,6 +21,7 @@ class Collect:
         extra_steps: control steps kept after the first success.
         worlds: simulated worlds side by side.
         threads: physics threads.
+        env_python: Python of another virtual environment that simulates, such as robosuite's.
     """
 
     out: Path
@@ -31,30 +32,33 @@ class Collect:
     extra_steps: int = 0
     worlds: int = 25
     threads: int = 2
+    env_python: str | None = None
 
 
 def collect(options: Collect) -> int:
     """Run ``trcl collect``."""
-    from trcl_envs.catalog import make_env, make_expert, resolve_sequence
+    from trcl_envs.catalog import resolve_sequence
     from trcl_policy.data.store import EpisodeStore
     from trcl_policy.folder import provenance
     from trcl_policy.rollout.collect import collect as fill
+    from trcl_policy.simulation import Simulation
 
     for name in ("episodes", "worlds", "threads"):
         if getattr(options, name) < 1:
             raise ConfigError(f"{name} must be >= 1, got {getattr(options, name)}")
-    tasks = dict.fromkeys(resolve_sequence(options.tasks))
+    tasks, simulation = dict.fromkeys(resolve_sequence(options.tasks)), Simulation(options.env_python)
     if options.out.exists():
         store = EpisodeStore.open(options.out, "a")
     else:
         facts = {key: value for key, value in provenance().items() if key in ("packages", "python", "git_commit")}
+        facts |= {"simulator": simulation.versions()} if options.env_python else {}
         store = EpisodeStore.create(options.out, provenance=facts)
     with store:
         for task in tasks:
             report = fill(
                 store,
-                lambda name, worlds: make_env(name, worlds, options.threads),
-                make_expert,
+                lambda name, worlds: simulation.make_env(name, worlds, options.threads),
+                simulation.make_expert,
                 task,
                 options.episodes,
                 seed=options.seed,

@@ -27,6 +27,7 @@ class Evaluate:
         workers: processes; 0 computes in this one. The result is the same.
         backend: physics backend: cpu.
         device: auto, cpu or cuda.
+        env_python: Python of the virtual environment that simulates; the run's own where not given.
         json: print one JSON document.
     """
 
@@ -39,6 +40,7 @@ class Evaluate:
     workers: int = 0
     backend: str = "cpu"
     device: str = "auto"
+    env_python: str | None = None
     json: bool = False
 
 
@@ -55,17 +57,15 @@ def evaluate(options: Evaluate) -> int:
 
 
 def _roll_out(options: Evaluate) -> int:
-    import functools
-
     import torch
     from tqdm import tqdm
 
-    from trcl_envs.catalog import make_env
     from trcl_policy.continual.statistics import wilson_interval
     from trcl_policy.devices import resolve_device
     from trcl_policy.files import write_json
     from trcl_policy.folder import RunFolder, provenance
     from trcl_policy.rollout.workers import cut, run_jobs
+    from trcl_policy.simulation import run_simulation
 
     if options.samples is not None:
         raise ConfigError(f"samples must be left out for policies, which have episodes, got {options.samples}")
@@ -75,7 +75,7 @@ def _roll_out(options: Evaluate) -> int:
     checkpoint = folder.checkpoint(options.checkpoint)
     tasks = _learned_tasks(checkpoint, options.tasks)
     jobs = cut(str(checkpoint), tasks, range(options.seed, options.seed + options.episodes))
-    make = functools.partial(make_env, threads=1, backend=options.backend)
+    make = run_simulation(folder, options.env_python, options.backend).make_env
     episodes = []
     with tqdm(total=len(tasks) * options.episodes, unit="episode", disable=None) as bar:
         for done in run_jobs(jobs, make, options.workers, device):

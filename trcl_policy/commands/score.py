@@ -10,7 +10,7 @@ from trcl_policy.commands.parsing import say
 from trcl_policy.folder import RunFolder
 from trcl_policy.schema import ConfigError
 
-ROLLOUTS = ("episodes", "workers", "backend")
+ROLLOUTS = ("episodes", "workers", "backend", "env_python")
 """Options that mean something for policies only."""
 
 
