@@ -28,6 +28,7 @@ HEADLESS = {
     "ignore_done": True,
     "hard_reset": False,  # loading the model anew takes a hundred times as long and starts no other way
     "renderer": "mujoco",
+    "seed": 0,  # of what is drawn while the model is built, such as the size of Lift's cube: the same in all worlds
 }
 
 
