@@ -80,6 +80,7 @@ class PolicyDomain:
 
     def _make_spec(self) -> PolicySpec:
         infos = [self._info(name) for name in self.distinct]
+        self._sizes = {info.name: (info.observation_dim, info.action_dim) for info in infos}
         sizes = {(info.observation_dim, info.action_dim) for info in infos}
         if len(sizes) > 1:
             raise ConfigError(f"tasks must share one observation and action size, got {sorted(sizes)}")
@@ -109,6 +110,7 @@ class PolicyDomain:
     def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
         """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
         arrays = self._store.arrays(name)
+        _check_sizes(name, (arrays["observation.state"].shape[1], arrays["action"].shape[1]), self._sizes[name])
         ends = arrays["episode_ends"][: self.config.data.episodes]
         parts = {
             "observation": torch.from_numpy(
@@ -251,6 +253,15 @@ def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:
         if held < wanted:
             raise ConfigError(f"data.store must hold {wanted} episodes of {task}, got {held} in {path}; {remedy}")
     return store
+
+
+def _check_sizes(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Hold the sizes of the data's observations and actions to those of the task."""
+    for what, size, expected in zip(("observations", "actions"), found, wanted, strict=True):
+        if size != expected:
+            raise ConfigError(
+                f"data.store must hold {what} of {expected} numbers for {name}, as it is simulated, got {size}"
+            )
 
 
 def _spell(tasks: str | Sequence[str]) -> str:
