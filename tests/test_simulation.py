@@ -16,7 +16,7 @@ from trcl_policy.config import load_config
 from trcl_policy.data.store import Episode, EpisodeStore, StoredTask
 from trcl_policy.policy_domain import PolicyDomain
 from trcl_policy.schema import ConfigError
-from trcl_policy.simulation import Simulation, run_simulation
+from trcl_policy.simulation import Simulation, data_env_args, run_simulation
 
 ENV_ARGS = {"env_name": "Lift", "type": 1, "env_kwargs": {}, "observation_keys": ["object"]}
 
@@ -90,6 +90,13 @@ def lift_store(path, width, **provenance):
         for _ in range(4):
             state, success = np.random.default_rng(0).normal(size=(12, width)), np.arange(12) == 11
             store.append(Episode("lift-robosuite", state, np.zeros((12, 7)), success))
+
+
+def test_page_on_robosuite_shows_a_store_that_is_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code("docs/robosuite.md"), "robosuite.md", "exec"), {})  # our own documentation
+    described = catalog.described(data_env_args(EpisodeStore.open("lift.zarr").provenance)["lift-robosuite"])
+    assert (described.env_name, described.keys[-1], described.observation_dim) == ("Lift", "object-state", None)
 
 
 def test_data_that_say_how_they_were_simulated_say_the_size_of_observations(tmp_path):
