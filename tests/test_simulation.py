@@ -63,11 +63,22 @@ def test_learning_and_measuring_come_to_the_same_in_another_python(pusher, tmp_p
 
 
 def test_run_is_simulated_where_and_as_it_was_unless_told_otherwise():
-    config = SimpleNamespace(simulation=SimpleNamespace(env_python="/a/python"))
+    config = SimpleNamespace(simulation=SimpleNamespace(env_python="/a/python"), tasks="lift")
     data = {"collected_with": {"env_args": {"lift-robosuite": ENV_ARGS}}}
     folder = SimpleNamespace(config=lambda: config, provenance=lambda: {"data": data})
     assert run_simulation(folder) == Simulation("/a/python", "cpu", {"lift-robosuite": ENV_ARGS})
     assert run_simulation(folder, "/b/python").env_python == "/b/python"
+
+
+def test_stores_converted_from_robomimic_say_how_they_were_simulated():
+    layout = {"observation.state": [["obs/object", 0, 10], ["obs/robot0_eef_pos", 10, 13]]}
+    told = {"env_args": json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {}}), "layout": layout}
+    found = data_env_args({"robomimic": told}, ["lift-robosuite"])
+    assert found == {"lift-robosuite": {**ENV_ARGS, "observation_keys": ["object", "robot0_eef_pos"]}}
+    assert data_env_args({"robomimic": {**told, "env_args": '{"type": 2}'}}, ["lift-robosuite"]) == {}
+    assert data_env_args({"robomimic": {"env_args": None}}, ["lift-robosuite"]) == {}
+    with pytest.raises(ConfigError, match="env_args of data.store must be JSON"):
+        data_env_args({"robomimic": {"env_args": "Lift"}}, ["lift-robosuite"])
 
 
 def test_env_args_reach_what_is_built(monkeypatch):
@@ -95,7 +106,7 @@ def lift_store(path, width, **provenance):
 def test_page_on_robosuite_shows_a_store_that_is_understood(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code("docs/robosuite.md"), "robosuite.md", "exec"), {})  # our own documentation
-    described = catalog.described(data_env_args(EpisodeStore.open("lift.zarr").provenance)["lift-robosuite"])
+    described = catalog.described(data_env_args(EpisodeStore.open("lift.zarr").provenance, ())["lift-robosuite"])
     assert (described.env_name, described.keys[-1], described.observation_dim) == ("Lift", "object-state", None)
 
 

@@ -62,7 +62,7 @@ class PolicyDomain:
         self._envs: dict[str, BatchedEnv] = {}
         self._store = _open_store(config, self.distinct)
         self._simulation = Simulation(
-            config.simulation.env_python, env_args=data_env_args(self._store.provenance)
+            config.simulation.env_python, env_args=data_env_args(self._store.provenance, self.distinct)
         )
         self.is_guided = METHODS[config.method.name].guided
         self.spec = self._make_spec()

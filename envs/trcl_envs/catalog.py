@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trcl_envs import plugins, remote, robosuite_experts, robosuite_tasks, versions
 from trcl_envs.interface import Expert, FloatArray, Renderer, TaskInfo, TaskSpec
-from trcl_envs.scripted import ScriptedExpert
+from trcl_envs.memoryless import ScriptedExpert
 from trcl_envs.sequences import SEQUENCES as SEQUENCES
 from trcl_envs.sequences import SPELLINGS, is_random, shuffled, split_random
 
