@@ -77,7 +77,7 @@ def test_stores_converted_from_robomimic_say_how_they_were_simulated():
     assert found == {"lift-robosuite": {**ENV_ARGS, "observation_keys": ["object", "robot0_eef_pos"]}}
     assert data_env_args({"robomimic": {**told, "env_args": '{"type": 2}'}}, ["lift-robosuite"]) == {}
     assert data_env_args({"robomimic": {"env_args": None}}, ["lift-robosuite"]) == {}
-    with pytest.raises(ConfigError, match="env_args of data.store must be JSON"):
+    with pytest.raises(ConfigError, match=r"env_args of data\.store must be JSON"):
         data_env_args({"robomimic": {"env_args": "Lift"}}, ["lift-robosuite"])
 
 
