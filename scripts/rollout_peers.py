@@ -14,8 +14,8 @@ from metaworld.env_dict import ENV_CLS_MAP
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
-from trcl_envs.cpu import HAND_QUAT
 from trcl_envs.interface import Expert, FloatArray
+from trcl_envs.metaworld import HAND_QUAT
 from trcl_envs.worlds import Worlds
 
 LONGEST = 480

@@ -22,7 +22,7 @@ from trcl_policy.diffusion.process import Diffusion
 from trcl_policy.images.settings import ImagesConfig
 from trcl_policy.policy.trajectory import Network
 from trcl_policy.schema import ConfigError, build, copied, field_names, nearest, set_dotted
-from trcl_policy.settings import DataConfig, EvaluationConfig, PolicyConfig
+from trcl_policy.settings import DataConfig, EvaluationConfig, PolicyConfig, SimulationConfig
 
 __all__ = ["DataConfig", "EvaluationConfig", "MethodConfig", "PolicyConfig", "RunConfig", "load_config", "make_config"]
 
@@ -33,6 +33,7 @@ FOREIGN = {
         "tasks",
         "data",
         "policy",
+        "simulation",
         "network",
         *(f"evaluation.{n}" for n in ("episodes", "seed", "alone", "threads")),
     ),
@@ -69,7 +70,8 @@ class RunConfig:
 
     Attributes:
         domain: what is learned: a ``policy`` or ``images``. Settings of the other one must be left out: ``images`` uses
-            ``images`` alone of ``data``, ``policy``, ``network`` and ``images``, and of ``evaluation`` ``at_steps``.
+            ``images`` alone of ``data``, ``policy``, ``simulation``, ``network`` and ``images``, and of ``evaluation``
+            ``at_steps``.
         tasks: a sequence (``quick``, ``cw10``, ``random20:7``; ``trcl tasks`` lists them), a YAML file with a list,
             or a list of task names; for ``images``, what the source ``scenes`` renders.
         seed: seed of everything random in learning.
@@ -92,6 +94,7 @@ class RunConfig:
     save_every_s: float = 60.0
     data: DataConfig = field(default_factory=DataConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
     network: Network = field(default_factory=Network)
     diffusion: Diffusion = field(default_factory=Diffusion)
     training: Training = field(default_factory=Training)

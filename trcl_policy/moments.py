@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trcl_envs.catalog import make_env, make_renderer, resolve_task, task_info
+from trcl_envs.catalog import resolve_task
 from trcl_envs.interface import Renderer
 from trcl_policy.continual.probes import recover
 from trcl_policy.folder import RunFolder
@@ -23,6 +23,7 @@ from trcl_policy.rollout.retention import cells, task_of
 from trcl_policy.rollout.seeing import Seeing, with_eyes
 from trcl_policy.rollout.video import contact_sheet, frame_rate, write_animation, write_mp4, write_png
 from trcl_policy.schema import ConfigError, nearest
+from trcl_policy.simulation import run_simulation
 
 MOMENTS = ("learned", "forgotten", "recovered")
 SUFFIXES = (".mp4", ".webp", ".gif", ".png")
@@ -63,6 +64,7 @@ def film(
     out: Path | None = None,
     tile: int = 1,
     backend: str = "cpu",
+    env_python: str | None = None,
 ) -> Path:
     """Film one start state, or a grid of them, at the chosen moments, side by side; returns the video's path.
 
@@ -76,13 +78,14 @@ def film(
         out: file, whose suffix chooses the format; None is ``RUN/videos/TASK.mp4``, for a grid ``TASK-xN.mp4``.
         tile: start states in the grid of a panel, 1 to ``MOST_TILES``; their seeds follow each other.
         backend: physics; the pictures are drawn afterwards from its states.
+        env_python: Python of the virtual environment that simulates and draws; None = the first run's own.
 
     Raises:
         ConfigError: an impossible number, an unknown task or moment, or a run without the needed checkpoint.
         SimulationError: this machine can't draw.
     """
     panels = [(folder, moment) for moment in _moments(moments)]
-    return film_panels(panels, task, seed, recovery_steps, size, out, tile, backend)
+    return film_panels(panels, task, seed, recovery_steps, size, out, tile, backend, env_python)
 
 
 def film_panels(
@@ -94,6 +97,7 @@ def film_panels(
     out: Path | None = None,
     tile: int = 1,
     backend: str = "cpu",
+    env_python: str | None = None,
 ) -> Path:
     """Film the same start states in several (run, moment) side by side; returns the video's path.
 
@@ -113,8 +117,9 @@ def film_panels(
     out = out or first.path / "videos" / (f"{task}.mp4" if tile == 1 else f"{task}-x{tile}.mp4")
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
-    renderer = make_renderer(task, size // columns, size // columns)
-    env = make_env(task, tile, backend=backend)
+    simulation = run_simulation(first, env_python, backend)
+    renderer = simulation.make_renderer(task, size // columns, size // columns)
+    env = simulation.make_env(task, tile)
     start = _first_seed(first, task, first.config().evaluation.seed, tile) if seed is None else seed
     seeds = range(start, start + tile)
     try:
@@ -124,7 +129,7 @@ def film_panels(
             actor = _Actor(with_eyes(policy, env), task, seeds)
             traces = record_episodes(env, actor, seeds, extra_steps=LINGER_STEPS)
             strips.append(_panel(traces, renderer, columns, f"{folder.config().method.name}: {caption}"))
-        _write(out, side_by_side(strips), frame_rate(task_info(task).control_frequency, SPEED))
+        _write(out, side_by_side(strips), frame_rate(env.info.control_frequency, SPEED))
     finally:
         renderer.close()
         env.close()

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trcl_envs.catalog import make_env, resolve_sequence, resolve_task, task_info
-from trcl_envs.interface import BatchedEnv
+from trcl_envs.catalog import resolve_sequence, resolve_task, task_info
+from trcl_envs.interface import BatchedEnv, TaskInfo
 from trcl_policy.config import RunConfig
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.metrics import Curve
@@ -44,6 +44,7 @@ from trcl_policy.sight import (
     with_features,
     with_ranges,
 )
+from trcl_policy.simulation import Simulation, data_env_args
 
 MOMENTS = 64
 """Moments of an episode that a guided generator is asked for, evenly spread."""
@@ -74,6 +75,9 @@ class PolicyDomain:
         self.names = visit_names(self.sequence)
         self._envs: dict[str, BatchedEnv] = {}
         self._store = _open_store(config, self.distinct)
+        self._simulation = Simulation(
+            config.simulation.env_python, env_args=data_env_args(self._store.provenance, self.distinct)
+        )
         self.is_guided = METHODS[config.method.name].guided
         self.spec = self._make_spec()
         self.normalizer = Normalizer.empty(
@@ -96,13 +100,15 @@ class PolicyDomain:
         self.model = self.spec.model(derive_seed(config.seed, "network"), self.device, config.precision, config.compile)
 
     def _make_spec(self) -> PolicySpec:
-        infos = [task_info(name) for name in self.distinct]
+        infos = [self._info(name) for name in self.distinct]
+        self._sizes = {info.name: (info.observation_dim, info.action_dim) for info in infos}
         sizes = {(info.observation_dim, info.action_dim) for info in infos}
         if len(sizes) > 1:
             raise ConfigError(f"tasks must share one observation and action size, got {sorted(sizes)}")
         windows = self.config.policy
         try:
-            indices = windows.indices(infos[0].observation_dim)
+            needed = {info.policy_indices for info in infos}
+            indices = windows.indices(infos[0].observation_dim, needed.pop() if len(needed) == 1 else "")
         except ValueError as error:
             raise ConfigError(f"policy.{error}") from None
         vision = make_vision(self.config, self._store)
@@ -119,6 +125,13 @@ class PolicyDomain:
             vision=vision,
         )
 
+    def _info(self, name: str) -> TaskInfo:
+        """The facts of a task; where the data say how it is simulated, they say the size of an observation, too."""
+        info = task_info(name)
+        if name not in self._simulation.env_args:
+            return info
+        return replace(info, observation_dim=self._store.arrays(name, (STATE,))[STATE].shape[1])
+
     def _load(self, index: int, name: str) -> tuple[Windows, dict[str, Tensor], Windows | None]:
         """Training windows, condition and held-out windows of a task; its ranges enter the normaliser."""
         steps = self._steps(name)
@@ -133,6 +146,7 @@ class PolicyDomain:
     def _steps(self, name: str) -> Steps:
         """The demonstrations of a task that the run uses, raw."""
         arrays = self._store.arrays(name, (STATE, ACTION))
+        _check_sizes(name, (arrays[STATE].shape[1], arrays[ACTION].shape[1]), self._sizes[name])
         ends = arrays["episode_ends"][: self.config.data.episodes]
         chosen = list(self.spec.observation_indices)
         raw = {"observation": arrays[STATE][: ends[-1], chosen], "action": arrays[ACTION][: ends[-1]]}
@@ -230,15 +244,15 @@ class PolicyDomain:
         """The simulation of a task, made on first use and kept."""
         if name not in self._envs:
             worlds = min(BLOCK, self.config.evaluation.episodes)
-            self._envs[name] = make_env(name, worlds, self.config.evaluation.threads)
+            self._envs[name] = self._simulation.make_env(name, worlds, self.config.evaluation.threads)
         return self._envs[name]
 
     def provenance(self) -> dict[str, Any]:
         """Facts about data and simulation that results depend on."""
-        import mujoco
-
+        simulator = self._simulation.versions()
         return {
-            "mujoco": mujoco.__version__,
+            "mujoco": simulator.get("mujoco"),
+            "simulator": simulator,
             "device": str(self.device),
             "data": {
                 "store": self.config.data.store,
@@ -276,6 +290,15 @@ def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:
         if held < wanted:
             raise ConfigError(f"data.store must hold {wanted} episodes of {task}, got {held} in {path}; {remedy}")
     return store
+
+
+def _check_sizes(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Hold the sizes of the data's observations and actions to those of the task."""
+    for what, size, expected in zip(("observations", "actions"), found, wanted, strict=True):
+        if size != expected:
+            raise ConfigError(
+                f"data.store must hold {what} of {expected} numbers for {name}, as it is simulated, got {size}"
+            )
 
 
 def _spell(tasks: str | Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Groups of settings: demonstrations, the policy's windows, and rollouts."""
+"""Groups of settings: demonstrations, the policy's windows, simulation, and rollouts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.policy.vision import LEARNS
+
+HAND = "0:4"
+"""Meta-World's hand and gripper among the entries of an observation."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ class PolicyConfig:
         n_obs_steps: observations in the history.
         horizon: predicted actions.
         n_action_steps: executed actions before the policy looks again.
-        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all. Where not given,
-            these, and with cameras ``0:4``: Meta-World's hand and gripper, so that the rest must be seen.
+        observation_indices: entries of the observation to use, such as ``0:18,36:39``; empty uses all, ``auto`` those
+            that the tasks say a policy needs (Meta-World's: all but the previous frame), and with cameras ``0:4``:
+            Meta-World's hand and gripper, so that the rest must be seen.
         policy_fraction: share of training samples that train the policy; the rest trains the generator.
         guidance: classifier-free guidance of the generator by the task; acting is not guided.
         min_range: narrowest range of an observation entry that is stretched to [-1, 1] [units of the observation].
@@ -94,7 +98,7 @@ class PolicyConfig:
     n_obs_steps: int = 1
     horizon: int = 8
     n_action_steps: int = 4
-    observation_indices: str | None = None
+    observation_indices: str = "auto"
     policy_fraction: float = 0.5
     guidance: Guidance = UNGUIDED
     min_range: float = 0.05
@@ -115,8 +119,6 @@ class PolicyConfig:
         if not self.min_range > 0:
             raise ValueError(f"min_range must be > 0, got {self.min_range}")
         self._check_cameras()
-        if self.observation_indices is None:
-            object.__setattr__(self, "observation_indices", "0:4" if self.cameras else "0:18,36:39")
         self.indices(10**6)
 
     @property
@@ -138,13 +140,14 @@ class PolicyConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1 [pixels], got {value}")
 
-    def indices(self, size: int) -> tuple[int, ...]:
-        """The chosen entries of an observation of ``size`` numbers."""
-        spelled = self.observation_indices or ""
-        if not spelled:
+    def indices(self, size: int, needed: str = "") -> tuple[int, ...]:
+        """The chosen entries of an observation of ``size`` numbers; ``auto`` chooses those that are ``needed``."""
+        auto = HAND if self.camera_names else needed
+        wanted = auto if self.observation_indices == "auto" else self.observation_indices
+        if not wanted:
             return tuple(range(size))
         chosen: list[int] = []
-        for piece in spelled.split(","):
+        for piece in wanted.split(","):
             try:
                 ends = [int(end) for end in piece.split(":")]
                 chosen += range(*ends) if len(ends) == 2 else [ends[0]] if len(ends) == 1 else [-1]
@@ -152,10 +155,22 @@ class PolicyConfig:
                 chosen.append(-1)
         if not chosen or min(chosen) < 0 or max(chosen) >= size or len(set(chosen)) != len(chosen):
             raise ValueError(
-                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', "
-                f"got {spelled!r}"
+                f"observation_indices must be distinct numbers and ranges below {size} such as '0:18,36:39', or auto, "
+                f"got {wanted!r}"
             )
         return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Where tasks are simulated.
+
+    Attributes:
+        env_python: Python of another virtual environment that simulates them, such as robosuite's; ``--env-python``
+            for short.
+    """
+
+    env_python: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from trcl_envs.interface import BoolArray, FloatArray, Placement, Reading
 from trcl_envs.starts import StartMemory
 
 READ_FIELDS = ("qpos", "qvel", "xpos", "xquat", "xmat", "site_xpos", "geom_xpos", "geom_xmat")
-HAND_QUAT = (1.0, 0.0, 1.0, 0.0)
 
 
 class CpuPhysics:
@@ -66,11 +65,11 @@ class CpuPhysics:
             [(field[row], getattr(data, name)) for name, field in zip(READ_FIELDS, self._fields, strict=True)]
             for row, data in enumerate(self.data)
         ]
-        self._commands = [(data.ctrl, data.mocap_pos[0], data.mocap_quat[0]) for data in self.data]
+        self._commands = [(data.ctrl, data.mocap_pos.reshape(-1)) for data in self.data]
         self.qpos, self.qvel = self._fields[:2]
         self._contacts = [sorted(self.index[f"geom:{geom}"] for geom in pair) for pair in contacts]
         self._contact_force = np.zeros((num_worlds, len(self._contacts)))
-        self.mocap_pos = np.zeros((num_worlds, 3))
+        self.mocap_pos = np.zeros((num_worlds, 3 * model.nmocap))
         self._starts, self._settles_alike = StartMemory(), settles_alike
         self._fresh: list[bytes | None] = [None] * num_worlds
         self.failed: BoolArray = np.zeros(num_worlds, dtype=bool)
@@ -84,16 +83,18 @@ class CpuPhysics:
             moved = [] if self._settles_alike else self._overrides[row]
             self._fresh[row] = b"".join(f"{array}{thing}".encode() + value.tobytes() for array, thing, value in moved)
         self._each(rows, lambda model, row: self._mujoco.mj_resetData(model, self.data[row]))
-        self.mocap_pos[rows] = [self.data[row].mocap_pos[0] for row in rows]
+        self.mocap_pos[rows] = [self._commands[row][1] for row in rows]
 
     def step(
         self, rows: NDArray[np.intp], ctrl: FloatArray, mocap_pos: FloatArray, substeps: int, forward: bool = False
     ) -> None:
-        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3 each) [m].
 
         With ``forward``, everything that follows from the new state is recomputed in the same sweep. Without it, the
         first step after ``restart`` takes a remembered result where there is one: the same bits, in less time.
         """
+        if ctrl.shape != (len(rows), self._models[0].nu):
+            raise ValueError(f"command must give controls {(len(rows), self._models[0].nu)}, got {ctrl.shape}")
         # A world with a broken command isn't stepped at all, or MuJoCo would write its log into the current folder.
         finite = np.isfinite(ctrl).all(axis=1) & np.isfinite(mocap_pos).all(axis=1)
         self.failed[rows[~finite]] = True
@@ -105,9 +106,8 @@ class CpuPhysics:
 
         def advance(model: Any, row: int) -> None:
             data = self.data[row]
-            into_ctrl, into_mocap_pos, into_mocap_quat = self._commands[row]
+            into_ctrl, into_mocap_pos = self._commands[row]
             into_ctrl[:], into_mocap_pos[:] = command[row]
-            into_mocap_quat[:] = HAND_QUAT
             fresh, self._fresh[row] = self._fresh[row], None
             if fresh is not None and not forward:
                 made = b"".join((fresh, into_ctrl.tobytes(), into_mocap_pos.tobytes(), substeps.to_bytes(4, "big")))
@@ -145,7 +145,7 @@ class CpuPhysics:
         return Reading(index=self.index, contact_force=self._contact_force[rows], **arrays)
 
     def state(self, row: int) -> FloatArray:
-        """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
+        """Flat state of one world for drawing: joint positions, velocities, mocap positions (none or 3 each)."""
         return np.concatenate([self.qpos[row], self.qvel[row], self.mocap_pos[row]])
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trcl_envs.gpu import WarpPhysics
 from trcl_envs.interface import BoolArray, FloatArray, Scene, SimulationError, Step, TaskSpec
-from trcl_envs.worlds import start_generator
+from trcl_envs.worlds import check_rate, start_generator
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class DeviceWorlds:
         self.info, self.num_worlds, self.device = spec.info, physics.num_worlds, physics.device
         count = self.num_worlds
         self._count = 0
-        self._goal, self._observation = self._zeros(count, 3), self._zeros(count, self.info.observation_dim)
+        check_rate(spec, physics.dt)
+        self._goal, self._observation = self._zeros(count, 0), self._zeros(count, self.info.observation_dim)
         self._frame = self._zeros(count, 0)
         self._reward, self._success = self._zeros(count), self._zeros(count).bool()
         self._overrides: dict[str, Tensor] = {}
@@ -102,8 +103,9 @@ class DeviceWorlds:
     def begin(self, rows: Tensor, starts: Starts, which: Tensor) -> Tensor:
         """Start episodes ``which`` (n,) of ``starts`` in worlds ``rows`` (n,); their first observations (n, Do)."""
         self.physics.load(rows, {name: values[which] for name, values in starts.state.items()})
-        if self._frame.shape[1] != starts.frame.shape[1]:
-            self._frame = self._zeros(self.num_worlds, starts.frame.shape[1])
+        parts = (starts.frame, starts.goal)
+        if [part.shape[1] for part in parts] != [self._frame.shape[1], self._goal.shape[1]]:
+            self._frame, self._goal = (self._zeros(self.num_worlds, part.shape[1]) for part in parts)
         self._goal[rows], self._frame[rows] = starts.goal[which], starts.frame[which]
         self._observation[rows] = starts.observation[which]
         self._reward[rows], self._success[rows] = 0.0, False
@@ -192,9 +194,12 @@ class DeviceWorlds:
         drawn = torch.as_tensor(padded, dtype=torch.float32, device=self.device)
         overrides = spec.overrides(drawn)
         physics.restart(physics.rows, overrides)
-        settle = (spec.settling.ctrl, spec.settling.mocap_pos)
-        ctrl, mocap_pos = (np.tile(array, (self.num_worlds, 1)) for array in settle)
-        physics.step(physics.rows, ctrl, mocap_pos, spec.settling.substeps)
+        if spec.settling is None:
+            physics.forward(physics.rows)
+        else:
+            settle = (spec.settling.ctrl, spec.settling.mocap_pos)
+            ctrl, mocap_pos = (np.tile(array, (self.num_worlds, 1)) for array in settle)
+            physics.step(physics.rows, ctrl, mocap_pos, spec.settling.substeps)
         physics.write(physics.rows, spec.place(drawn, physics.read(physics.rows)))
         physics.forward(physics.rows)
         reading = physics.read(physics.rows)

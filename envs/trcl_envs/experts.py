@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from trcl_envs.interface import FloatArray, SimulationError
-from trcl_envs.scripted_tasks import SCRIPTS
 
 
 class MetaworldExpert:
@@ -27,24 +26,6 @@ class MetaworldExpert:
     def actions(self, observations: FloatArray) -> FloatArray:
         """Actions (N, 4) for observations (N, 39); NOT clipped, they reach about 19 in size."""
         return np.stack([np.asarray(self._policy.get_action(row), dtype=np.float64) for row in observations])
-
-
-class ScriptedExpert:
-    """Fulfils ``Expert`` with one of the controllers on arrays; the same actions as ``MetaworldExpert``, bit for bit.
-
-    Args:
-        task: one of ``SCRIPTS``.
-    """
-
-    def __init__(self, task: str) -> None:
-        self._script = SCRIPTS[task]
-
-    def reset(self, num_worlds: int) -> None:
-        """Forget the previous episodes."""
-
-    def actions(self, observations: FloatArray) -> FloatArray:
-        """Actions (N, 4) for observations (N, 39); NOT clipped, they reach about 19 in size."""
-        return self._script.actions(observations)
 
 
 def scripted_policy(task: str) -> Any:

@@ -13,7 +13,7 @@ from trcl_envs.interface import SimulationError
 
 BACKENDS = ("egl", "osmesa")
 PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6"}
-GL_MODULES = ("mujoco.rendering.classic.gl_context", "mujoco.gl_context")  # of MuJoCo 4.0, and of all before
+GL_MODULES = ("mujoco.rendering.classic.gl_context", "mujoco.gl_context")  # since MuJoCo 3.9, and before
 PROBE_SECONDS = 60.0
 PROBE = """
 import mujoco

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trcl_envs.cpu import HAND_QUAT, READ_FIELDS, name_index
+from trcl_envs.cpu import READ_FIELDS, name_index
 from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import Array, FloatArray, Placement, Reading, SimulationError
 
@@ -94,13 +94,14 @@ class WarpPhysics:
         for name in ("xmat", "geom_xmat"):
             self._read[name] = self._read[name].view(count, -1, 9)
         self.qpos, self.qvel = self._read["qpos"], self._read["qvel"]
-        self.mocap_pos = view(self._data.mocap_pos)[:, 0]
+        self.mocap_pos = view(self._data.mocap_pos).flatten(1)
         self._overflow, self._jacobian = view(self._data.overflow), view(self._data.efc.J)
         self._moved = {name: view(getattr(self._model, name)) for name in ("body_pos", "site_pos")}
         self._state = {name: view(getattr(self._data, name)) for name in STATE_FIELDS}
         self._state["mocap_pos"] = self.mocap_pos
         self._default = {name: values[0].clone() for name, values in (self._state | self._moved).items()}
-        view(self._data.mocap_quat)[:] = torch.tensor(HAND_QUAT, device=self.device)
+        quats = model.body_quat[model.body_mocapid >= 0]
+        view(self._data.mocap_quat)[:] = torch.tensor(quats, dtype=torch.float32, device=self.device)
         self._static = torch.tensor(static_geoms(model), dtype=torch.long, device=self.device)
         self._static_body = torch.tensor(model.geom_bodyid, dtype=torch.long, device=self.device)[self._static]
         self._static_pos = torch.tensor(model.geom_pos, dtype=torch.float32, device=self.device)[self._static]
@@ -122,7 +123,7 @@ class WarpPhysics:
         self._read["geom_xpos"][:, self._static] = self._read["xpos"][:, self._static_body] + offset
 
     def step(self, rows: Rows, ctrl: Array, mocap_pos: Array, substeps: int, forward: bool = False) -> None:
-        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3 each) [m].
 
         With ``forward``, everything that follows from the new state is recomputed in the same sweep. For some of the
         worlds it costs as much as for all, and a ``forward`` more.
@@ -171,7 +172,7 @@ class WarpPhysics:
         return Reading(index=self.index, contact_force=force[rows], **{k: v[rows] for k, v in self._read.items()})
 
     def state(self, row: int) -> FloatArray:
-        """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
+        """Flat state of one world for drawing: joint positions, velocities, mocap positions (none or 3 each)."""
         return torch.cat([self.qpos[row], self.qvel[row], self.mocap_pos[row]]).double().cpu().numpy()
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -14,16 +14,18 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from trcl_envs.catalog import make_env, make_renderer, task_info, task_names
+from trcl_envs.catalog import is_plugin, make_env, make_renderer, observation_bounds, task_info, task_names
 from trcl_envs.interface import BoolArray, FloatArray, Renderer, TaskInfo
-from trcl_envs.metaworld import HAND_BOUNDS, THINGS_DIM
 
 NAMESPACE = "trcl"
 MAX_SEED = 2**31
 
 
 def register_envs() -> None:
-    """Make every task known to Gymnasium as ``trcl/NAME``; calling it again changes nothing."""
+    """Make every task known to Gymnasium as ``trcl/NAME``; calling it again changes nothing.
+
+    Other packages' tasks are not loaded for that: their environments find out the horizon themselves.
+    """
     for name in task_names():
         full = f"{NAMESPACE}/{name}"
         if full in gymnasium.registry:
@@ -32,7 +34,7 @@ def register_envs() -> None:
             id=full,
             entry_point="trcl_envs.gym:TaskEnv",
             vector_entry_point="trcl_envs.gym:TaskVectorEnv",
-            max_episode_steps=task_info(name).horizon,
+            max_episode_steps=None if is_plugin(name) else task_info(name).horizon,
             kwargs={"task": name},
         )
 
@@ -42,19 +44,18 @@ def action_space(info: TaskInfo) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(-1.0, 1.0, (info.action_dim,), np.float32)
 
 
-def observation_space() -> gymnasium.spaces.Box:
-    """Observations (39,): the hand and the gripper have bounds, things and goal have none."""
-    free = np.full(THINGS_DIM, np.inf)
-    low = np.concatenate([HAND_BOUNDS[0], [0.0], -free])
-    high = np.concatenate([HAND_BOUNDS[1], [1.0], free])
-    goal = np.full(3, np.inf)
-    return gymnasium.spaces.Box(np.concatenate([low, low, -goal]), np.concatenate([high, high, goal]), dtype=np.float64)
+def observation_space(info: TaskInfo) -> gymnasium.spaces.Box:
+    """Observations (Do,), within the task's bounds where it has some."""
+    free = np.full(info.observation_dim, np.inf)
+    low, high = observation_bounds(info.name) or (-free, free)
+    return gymnasium.spaces.Box(low, high, dtype=np.float64)
 
 
 class TaskEnv(gymnasium.Env[Any, Any]):
     """One world of one task. ``info["success"]`` tells whether this step counts as solved; that ends no episode.
 
-    Episodes end by truncation at the task's horizon (Gymnasium's ``TimeLimit``), or by termination if physics broke.
+    Episodes end by truncation at the task's horizon (Gymnasium's ``TimeLimit``, which does not know that of another
+    package's task: there it is done here), or by termination if physics broke.
 
     Args:
         task: name of the task.
@@ -76,8 +77,11 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     ) -> None:
         self.render_mode = checked_mode(render_mode)
         self.info = task_info(task)
-        self.action_space, self.observation_space = action_space(self.info), observation_space()
+        self.metadata = {**self.metadata, "render_fps": round(self.info.control_frequency)}
+        self.action_space, self.observation_space = action_space(self.info), observation_space(self.info)
         self._worlds = make_env(task, num_worlds=1)
+        self._last = self.info.horizon if is_plugin(task) else None
+        self._elapsed = 0
         self._picture = (width, height, camera)
         self._renderer: Renderer | None = None
 
@@ -87,13 +91,16 @@ class TaskEnv(gymnasium.Env[Any, Any]):
         """Start an episode; with a seed, the one that this seed defines in every part of this package."""
         super().reset(seed=seed)
         episode = int(self.np_random.integers(MAX_SEED)) if seed is None else seed
+        self._elapsed = 0
         return self._worlds.reset([episode])[0], {"success": False}
 
     def step(self, action: NDArray[np.float32]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """Advance one control step."""
         step = self._worlds.step(np.asarray(action)[None])
         success, failed = bool(step.success[0]), bool(step.failed[0])
-        return step.observation[0], float(step.reward[0]), failed, False, {"success": success}
+        self._elapsed += 1
+        truncated = self._last is not None and self._elapsed >= self._last
+        return step.observation[0], float(step.reward[0]), failed, truncated, {"success": success}
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return a picture (height, width, 3) of the world as it is now."""
@@ -145,8 +152,10 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Any, Any, NDArray[Any]]):
     ) -> None:
         self.render_mode, self.num_envs = checked_mode(render_mode), num_envs
         self.info = task_info(task)
+        self.metadata = {**self.metadata, "render_fps": round(self.info.control_frequency)}
         self._worlds = make_env(task, num_envs, threads, backend)
-        self.single_action_space, self.single_observation_space = action_space(self.info), observation_space()
+        self.single_action_space = action_space(self.info)
+        self.single_observation_space = observation_space(self.info)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._horizon = max_episode_steps or self.info.horizon

@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from trcl_envs.views import View
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Array = Any
@@ -34,6 +36,7 @@ class TaskInfo:
         action_dim: size Da of an action; actions lie in [-1, 1].
         horizon: longest episode [control steps].
         control_frequency: control steps per second of simulated time [Hz].
+        policy_indices: entries of the observation that a policy needs, such as ``"0:18,36:39"``; empty = all.
     """
 
     name: str
@@ -42,6 +45,7 @@ class TaskInfo:
     action_dim: int
     horizon: int
     control_frequency: float
+    policy_indices: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,10 @@ class BatchedEnv(Protocol):
 
         Later calls use that many rows.
         """
+        ...
+
+    def reset_rows(self, rows: NDArray[np.intp], seeds: Sequence[int]) -> FloatArray:
+        """Start some worlds anew and leave the others as they are; returns observations (len(rows), Do)."""
         ...
 
     def step(self, actions: NDArray[np.floating], active: BoolArray | None = None) -> Step:
@@ -207,33 +215,40 @@ class TaskSpec:
         info: facts for learners.
         load_model: compiles the scene into a ``mujoco.MjModel``.
         substeps: physics steps per control step.
+        frame: (reading) -> one frame of observation (N, F), unclipped.
+        success: (reading, observation, goal) -> (N,) bool.
         sample: draws one world's random vector (K,) from that world's own generator.
         overrides: draws (N, K) -> what changes in the model, ``"body_pos:NAME"`` or ``"site_pos:NAME"`` -> (N, 3) [m].
-        settling: the motion before placing.
+        settling: the motion before placing; None = the scene's default state.
         place: (draws (N, K), reading after settling) -> writes into the joint state.
-        goal: (draws (N, K), reading of the finished start) -> goal positions (N, 3) [m].
-        frame: (reading) -> one frame of observation (N, F), unclipped.
+        goal: (draws (N, K), reading of the finished start) -> goal positions (N, 3) [m], or (N, 0) without a goal.
         observe: (frame, previous frame, goal) -> observation (N, Do).
-        command: (actions (N, Da) in [-1, 1], mocap positions (N, 3)) -> controls (N, nu), next mocap positions (N, 3).
-        success: (reading, observation, goal) -> (N,) bool.
+        command: (actions (N, Da) in [-1, 1], mocap positions (N, 3)) -> controls (N, nu), next mocap positions (N, 3);
+            where the scene has no mocap body these are (N, 0), and the default takes actions for controls.
         reward: (reading, observation, goal, success, actions) -> (N,).
         contacts: pairs of geoms between which the force is read; most tasks need none, and reading costs time.
+        views: cameras besides those of the scene, by name; without a wish pictures are drawn from the first of all.
+        bounds: lowest and highest observation (Do,), None = unbounded.
+        expert: observations (N, Do) -> actions (N, Da) of a scripted controller without memory, None = there is none.
     """
 
     info: TaskInfo
     load_model: Callable[[], Any]
     substeps: int
-    sample: Callable[[np.random.Generator], FloatArray]
-    overrides: Callable[[Array], Mapping[str, Array]]
-    settling: Settling
-    place: Callable[[Array, Reading], Placement]
-    goal: Callable[[Array, Reading], Array]
     frame: Callable[[Reading], Array]
-    observe: Callable[[Array, Array, Array], Array]
-    command: Callable[[Array, Array], tuple[Array, Array]]
     success: Callable[[Reading, Array, Array], Array]
-    reward: Callable[[Reading, Array, Array, Array, Array], Array]
+    sample: Callable[[np.random.Generator], FloatArray] = lambda rng: np.zeros(0)
+    overrides: Callable[[Array], Mapping[str, Array]] = lambda draws: {}
+    settling: Settling | None = None
+    place: Callable[[Array, Reading], Placement] = lambda draws, reading: Placement({})
+    goal: Callable[[Array, Reading], Array] = lambda draws, reading: draws[:, :0]
+    observe: Callable[[Array, Array, Array], Array] = lambda frame, before, goal: frame
+    command: Callable[[Array, Array], tuple[Array, Array]] = lambda actions, mocap_pos: (actions, mocap_pos)
+    reward: Callable[[Reading, Array, Array, Array, Array], Array] = lambda *told: told[3] * 1.0
     contacts: tuple[tuple[str, str], ...] = ()
+    views: Mapping[str, View] = field(default_factory=dict)
+    bounds: tuple[FloatArray, FloatArray] | None = None
+    expert: Callable[[FloatArray], FloatArray] | None = None
 
 
 class Physics(Protocol):
@@ -258,7 +273,7 @@ class Physics(Protocol):
     def step(
         self, rows: Array, ctrl: Array, mocap_pos: Array, substeps: int, forward: bool = False
     ) -> None:
-        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3) [m].
+        """Advance by ``substeps * dt`` seconds under constant controls (n, nu) and mocap positions (n, 3 each) [m].
 
         With ``forward``, everything that follows from the new state is recomputed in the same sweep.
         """
@@ -277,7 +292,7 @@ class Physics(Protocol):
         ...
 
     def state(self, row: int) -> Array:
-        """Flat (nq + nv + 3) state of one world for drawing: joint positions, velocities, mocap position."""
+        """Flat state of one world for drawing: joint positions, velocities, mocap positions (none or 3 each)."""
         ...
 
     def close(self) -> None:

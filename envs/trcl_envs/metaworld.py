@@ -28,6 +28,7 @@ from trcl_envs.interface import (
     TaskInfo,
     TaskSpec,
 )
+from trcl_envs.views import View
 
 TIMESTEP = 0.0025  # [s], from the scenes' MJCF
 FRAME_SKIP = 5  # physics steps per control step
@@ -36,10 +37,16 @@ ACTION_SCALE = 0.01  # [m] of hand motion per control step at full action
 FRAME_DIM = 18  # hand (3), gripper opening (1), two things of position (3) and quaternion (4)
 THINGS_DIM = 14
 OBSERVATION_DIM = 2 * FRAME_DIM + 3
+HAND_QUAT = (1.0, 0.0, 1.0, 0.0)  # of the mocap body that carries the hand
 WELD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0)
 
 Point = tuple[float, float, float]
 
+VIEWS = {
+    "robot": View((0.0, 0.65, 0.12), 1.35, 135.0, -32.0),
+    "front": View((0.0, 0.65, 0.12), 1.35, -45.0, -32.0),
+}
+POLICY_INDICES = "0:18,36:39"  # all but the previous frame
 HAND_BOUNDS = np.array([[-0.525, 0.348, -0.0525], [0.525, 1.025, 0.7]])
 
 
@@ -108,7 +115,8 @@ class SawyerTask:
 
 def task_info(name: str, task: SawyerTask) -> TaskInfo:
     """The facts of a task, without a simulator."""
-    return TaskInfo(name, task.instruction, OBSERVATION_DIM, 4, task.horizon, 1.0 / (TIMESTEP * FRAME_SKIP))
+    frequency = 1.0 / (TIMESTEP * FRAME_SKIP)
+    return TaskInfo(name, task.instruction, OBSERVATION_DIM, 4, task.horizon, frequency, POLICY_INDICES)
 
 
 def task_spec(name: str, task: SawyerTask) -> TaskSpec:
@@ -128,7 +136,18 @@ def task_spec(name: str, task: SawyerTask) -> TaskSpec:
         success=task.success,
         reward=sparse_reward,
         contacts=task.contacts,
+        views=VIEWS,
+        bounds=observation_bounds(),
     )
+
+
+def observation_bounds() -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest observation (39,): the hand and the gripper have bounds, things and goal have none."""
+    free = np.full(THINGS_DIM, np.inf)
+    low = np.concatenate([HAND_BOUNDS[0], [0.0], -free])
+    high = np.concatenate([HAND_BOUNDS[1], [1.0], free])
+    goal = np.full(3, np.inf)
+    return np.concatenate([low, low, -goal]), np.concatenate([high, high, goal])
 
 
 def scene_path(scene: str) -> Path:
@@ -150,6 +169,7 @@ def load_scene(scene: str) -> Any:
         )
     # Equality data grew by a twelfth number in later MuJoCo versions; the weld's first eleven kept their meaning.
     model.eq_data[model.eq_type == mujoco.mjtEq.mjEQ_WELD, : len(WELD)] = WELD
+    model.body_quat[model.body_mocapid >= 0] = HAND_QUAT
     return model
 
 

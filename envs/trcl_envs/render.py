@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,25 +11,9 @@ from numpy.typing import NDArray
 
 from trcl_envs.gl import choose_gl, import_mujoco
 from trcl_envs.interface import Scene, SimulationError, TaskSpec
+from trcl_envs.views import View
 
 GOAL_RADIUS = 0.015  # [m]
-
-
-@dataclass(frozen=True)
-class View:
-    """A camera that needs no MJCF: where it looks [m], from how far [m], azimuth and elevation [deg]."""
-
-    lookat: tuple[float, float, float]
-    distance: float
-    azimuth: float
-    elevation: float
-
-
-VIEWS = {
-    "robot": View((0.0, 0.65, 0.12), 1.35, 135.0, -32.0),
-    "front": View((0.0, 0.65, 0.12), 1.35, -45.0, -32.0),
-}
-DEFAULT_VIEW = "robot"
 
 
 class MujocoRenderer:
@@ -39,8 +23,8 @@ class MujocoRenderer:
         spec: the task whose scenes are drawn.
         width: [px], at least 1.
         height: [px], at least 1.
-        camera: one of ``VIEWS``, or a camera of the scene's MJCF; its ``corner`` cameras hang upside down and are
-            turned. None = ``DEFAULT_VIEW``.
+        camera: one of the task's ``views``, or a camera of the scene's MJCF; Meta-World's ``corner`` cameras hang
+            upside down and are turned. None = the first of all, or where there is none, MuJoCo's free camera.
 
     Raises:
         SimulationError: this machine can't draw.
@@ -53,13 +37,12 @@ class MujocoRenderer:
         choose_gl()
         self._mujoco, self._spec = import_mujoco(), spec
         self._model = spec.load_model()
-        self._camera = pick_camera(self._model, camera or DEFAULT_VIEW)
+        self._camera = pick_camera(self._model, camera, spec.views)
         self._turned = (camera or "").startswith("corner")
         # Multisampling and shadows cost nine tenths of the time on a machine without a GPU.
         self._model.vis.quality.offsamples = 0
         self._model.vis.global_.offwidth = max(width, self._model.vis.global_.offwidth)
         self._model.vis.global_.offheight = max(height, self._model.vis.global_.offheight)
-        hide_goal_sites(self._model)
         self._data = self._mujoco.MjData(self._model)
         self._renderer = open_renderer(self._model, width, height)
 
@@ -73,7 +56,8 @@ class MujocoRenderer:
         self._renderer.update_scene(self._data, self._camera)
         flags = self._renderer.scene.flags
         flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        self._mark(scene.overrides["goal"])
+        if len(scene.overrides["goal"]):
+            self._mark(scene.overrides["goal"])
         picture = self._renderer.render()
         return np.ascontiguousarray(picture[::-1, ::-1]) if self._turned else picture
 
@@ -85,11 +69,13 @@ class MujocoRenderer:
 
     def _place(self, scene: Scene) -> None:
         model, data = self._model, self._data
+        if len(scene.overrides["goal"]):
+            hide_goal_sites(model)
         for key, value in scene.overrides.items():
             field, _, name = key.partition(":")
-            if field == "body_pos":
-                model.body_pos[model.body(name).id] = value
-        data.qpos[:], data.qvel[:], data.mocap_pos[0] = np.split(scene.state, [model.nq, model.nq + model.nv])
+            if name:
+                getattr(model, field)[getattr(model, field.partition("_")[0])(name).id] = value
+        data.qpos[:], data.qvel[:], data.mocap_pos.flat = np.split(scene.state, [model.nq, model.nq + model.nv])
         self._mujoco.mj_forward(model, data)
 
     def _mark(self, goal: NDArray[np.float64]) -> None:
@@ -122,17 +108,23 @@ def hide_goal_sites(model: Any) -> None:
             model.site_rgba[site, 3] = 0.0
 
 
-def pick_camera(model: Any, name: str) -> Any:
-    """What ``mujoco.Renderer.update_scene`` takes as camera."""
+def pick_camera(model: Any, name: str | None, views: Mapping[str, View]) -> Any:
+    """What ``mujoco.Renderer.update_scene`` takes as camera; see ``MujocoRenderer``."""
     mujoco = import_mujoco()
     fixed = [model.camera(i).name for i in range(model.ncam)]
+    accepted = [*views, *fixed]
+    if name is None and not accepted:
+        camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(model, camera)
+        return camera
+    name = accepted[0] if name is None else name
+    if name not in accepted:
+        near = difflib.get_close_matches(name, accepted, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"camera must be {'one of ' if accepted else 'None'}{', '.join(accepted)}; got {name!r}{hint}")
     if name in fixed:
         return name
-    if name not in VIEWS:
-        near = difflib.get_close_matches(name, [*VIEWS, *fixed], n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"camera must be one of {', '.join([*VIEWS, *fixed])}; got {name!r}{hint}")
-    camera, view = mujoco.MjvCamera(), VIEWS[name]
+    camera, view = mujoco.MjvCamera(), views[name]
     camera.lookat[:], camera.distance = view.lookat, view.distance
     camera.azimuth, camera.elevation = view.azimuth, view.elevation
     return camera

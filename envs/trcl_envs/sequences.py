@@ -89,6 +89,7 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
     "mt10": MT10,
     "mt50": MT50,
     "quick": ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "faucet-close-v3", "door-open-v3"),
+    "robosuite3": ("lift-robosuite", "stack-robosuite", "door-robosuite"),
 }
 SPELLINGS = ("randomN:SEED", "shuffle:SEQUENCE:SEED")
 

@@ -23,7 +23,8 @@ class Worlds:
         self.spec, self.physics = spec, physics
         self.info, self.num_worlds = spec.info, physics.num_worlds
         self._rows: NDArray[np.intp] = np.arange(0)
-        self._goal = np.zeros((self.num_worlds, 3))
+        check_rate(spec, physics.dt)
+        self._goal: FloatArray = np.zeros((self.num_worlds, 0))
         self._frame: FloatArray = np.zeros((self.num_worlds, 0))
         self._observation = np.zeros((self.num_worlds, self.info.observation_dim))
         self._reward = np.zeros(self.num_worlds)
@@ -46,9 +47,11 @@ class Worlds:
         for place, row in enumerate(rows):
             self._overrides[row] = {key: value[place].copy() for key, value in overrides.items()}
         physics.restart(rows, overrides)
-        settle = spec.settling
-        ctrl, mocap_pos = (np.tile(array, (len(rows), 1)) for array in (settle.ctrl, settle.mocap_pos))
-        physics.step(rows, ctrl, mocap_pos, settle.substeps)
+        if spec.settling is None:
+            physics.forward(rows)
+        else:
+            ctrl, mocap_pos = (np.tile(a, (len(rows), 1)) for a in (spec.settling.ctrl, spec.settling.mocap_pos))
+            physics.step(rows, ctrl, mocap_pos, spec.settling.substeps)
         physics.write(rows, spec.place(draws, physics.read(rows)))
         physics.forward(rows)
         return self._begin(rows, draws)
@@ -105,10 +108,14 @@ class Worlds:
         """First observation of fresh worlds: the previous frame is the current one."""
         reading = self.physics.read(rows)
         frame = self.spec.frame(reading)
-        if self._frame.shape[1] != frame.shape[1]:
-            self._frame = np.zeros((self.num_worlds, frame.shape[1]))
-        self._goal[rows], self._frame[rows] = self.spec.goal(draws, reading), frame
-        self._observation[rows] = self.spec.observe(frame, frame, self._goal[rows])
+        goal = self.spec.goal(draws, reading)
+        if (self._frame.shape[1], self._goal.shape[1]) != (frame.shape[1], goal.shape[1]):
+            self._frame, self._goal = (np.zeros((self.num_worlds, part.shape[1])) for part in (frame, goal))
+        observation = self.spec.observe(frame, frame, goal)
+        wanted = (len(rows), self.info.observation_dim)
+        if observation.shape != wanted:
+            raise ValueError(f"observe of {self.info.name} must give {wanted}, as info says, got {observation.shape}")
+        self._goal[rows], self._frame[rows], self._observation[rows] = goal, frame, observation
         self._reward[rows], self._success[rows] = 0.0, False
         return self._observation[rows].copy()
 
@@ -123,6 +130,20 @@ class Worlds:
         success = self.spec.success(reading, observation, goal)
         self._frame[rows], self._observation[rows], self._success[rows] = frame, observation, success
         self._reward[rows] = self.spec.reward(reading, observation, goal, success, actions[rows])
+
+
+def check_rate(spec: TaskSpec, dt: float) -> None:
+    """Hold a task's control frequency [Hz] to its scene's time step ``dt`` [s].
+
+    Raises:
+        ValueError: they don't fit.
+    """
+    found = 1.0 / (spec.substeps * dt)
+    if abs(found - spec.info.control_frequency) > 1e-6 * found:
+        raise ValueError(
+            f"control_frequency of {spec.info.name} must be 1 / (substeps * timestep) = {found:g} Hz, "
+            f"got {spec.info.control_frequency:g}"
+        )
 
 
 def start_generator(task: str, seed: int) -> np.random.Generator:

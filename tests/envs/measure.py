@@ -14,7 +14,7 @@ import numpy as np
 
 import trcl_envs
 from trcl_envs.catalog import task_spec
-from trcl_envs.cpu import HAND_QUAT
+from trcl_envs.metaworld import HAND_QUAT
 from trcl_envs.metaworld_tasks import TASKS
 from trcl_envs.worlds import start_generator
 from trcl_policy.continual.statistics import wilson_interval

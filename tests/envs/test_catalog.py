@@ -18,14 +18,14 @@ def test_sequences_hold_known_tasks_and_cw20_is_cw10_twice():
 
 def test_meta_worlds_fifty_tasks_and_standard_sets_are_there():
     env_dict = pytest.importorskip("metaworld.env_dict")
-    assert trcl_envs.task_names() == sorted(env_dict.ALL_V3_ENVIRONMENTS)
+    assert [n for n in trcl_envs.task_names() if n.endswith("-v3")] == sorted(env_dict.ALL_V3_ENVIRONMENTS)
     assert trcl_envs.SEQUENCES["mt10"] == tuple(env_dict.MT10_V3)
     assert trcl_envs.SEQUENCES["mt50"] == tuple(env_dict.MT50_V3)
 
 
 def test_every_task_has_its_own_instruction():
     instructions = [trcl_envs.task_info(name).instruction for name in trcl_envs.task_names()]
-    assert len(set(instructions)) == 50
+    assert len(set(instructions)) == len(instructions) > 50
     assert all(text[0].isupper() and text.endswith(".") for text in instructions)
 
 
@@ -36,7 +36,7 @@ def test_random_orders_are_what_they_were():
 
 def test_random_order_holds_different_tasks_and_is_the_head_of_the_shuffled_fifty():
     whole = trcl_envs.resolve_sequence("shuffle:mt50:3")
-    assert sorted(whole) == trcl_envs.task_names()
+    assert sorted(whole) == sorted(trcl_envs.SEQUENCES["mt50"])
     assert trcl_envs.resolve_sequence("random50:3") == whole
     assert trcl_envs.resolve_sequence("random20:3") == whole[:20]
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import trcl_envs
-from trcl_envs.experts import SCRIPTS, MetaworldExpert, ScriptedExpert
+from trcl_envs.experts import MetaworldExpert
+from trcl_envs.memoryless import ScriptedExpert
+from trcl_envs.scripted_tasks import SCRIPTS
 
 pytestmark = [pytest.mark.sim, pytest.mark.filterwarnings("ignore:Constant.s. may be too high")]
 SCATTER = (0.0, 0.003, 0.02, 0.1)  # [m]: near enough for every stage, far enough for every branch
@@ -15,7 +17,7 @@ SCATTER = (0.0, 0.003, 0.02, 0.1)  # [m]: near enough for every stage, far enoug
 @functools.cache
 def met(task, num_worlds=8, every=8):
     """Observations that the expert meets, at four distances from where it really was."""
-    env, expert, rng = trcl_envs.make_env(task, num_worlds), ScriptedExpert(task), np.random.default_rng(0)
+    env, expert, rng = trcl_envs.make_env(task, num_worlds), ScriptedExpert(SCRIPTS[task].actions), np.random.default_rng(0)
     observation, seen = env.reset(range(num_worlds)), []
     for steps in range(160):
         if steps % every == 0:
@@ -40,7 +42,7 @@ def spread(count=1500):
 def test_actions_are_meta_worlds_bit_for_bit(task):
     observations = np.concatenate([met(task), spread()])
     before = observations.copy()
-    ours = ScriptedExpert(task).actions(observations)
+    ours = ScriptedExpert(SCRIPTS[task].actions).actions(observations)
     np.testing.assert_array_equal(observations, before)  # Meta-World's door policy writes into what it is shown
     np.testing.assert_array_equal(ours, MetaworldExpert(task).actions(before))
     assert (np.unique(ours[:, 3]).size > 1) == isinstance(SCRIPTS[task].grip, tuple)

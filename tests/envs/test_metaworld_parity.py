@@ -12,7 +12,7 @@ STEPS_AFTER_SUCCESS = 3
 LET_GO, PUT_DOWN = np.array([0.0, 0.0, 0.0, -1.0]), np.array([0.0, 0.0, -1.0, 1.0])
 
 
-@pytest.fixture(scope="module", params=trcl_envs.task_names())
+@pytest.fixture(scope="module", params=trcl_envs.SEQUENCES["mt50"])
 def pair(request):
     from tests.envs.public_metaworld import PublicEnv
 

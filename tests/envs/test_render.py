@@ -63,7 +63,7 @@ def test_goal_is_drawn_where_it_is(drawable, scene):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", trcl_envs.task_names())
+@pytest.mark.parametrize("task", trcl_envs.SEQUENCES["mt50"])
 def test_every_task_can_be_drawn_with_its_goal(drawable, task):
     env = trcl_envs.make_env(task, 1)
     env.reset([5])

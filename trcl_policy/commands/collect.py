@@ -24,6 +24,7 @@ class Collect:
         cameras: cameras whose pictures are kept, joined by commas (robot, front, or one of the task's own); none where
             not given.
         image_size: height and width of the pictures [pixels].
+        env_python: Python of another virtual environment that simulates, such as robosuite's.
     """
 
     out: Path
@@ -36,33 +37,36 @@ class Collect:
     threads: int = 2
     cameras: str = ""
     image_size: int = 64
+    env_python: str | None = None
 
 
 def collect(options: Collect) -> int:
     """Run ``trcl collect``."""
-    from trcl_envs.catalog import make_env, make_expert, make_renderer, resolve_sequence
+    from trcl_envs.catalog import resolve_sequence
     from trcl_policy.data.store import EpisodeStore
     from trcl_policy.folder import provenance
     from trcl_policy.rollout.collect import collect as fill
+    from trcl_policy.simulation import Simulation
 
     for name in ("episodes", "worlds", "threads", "image_size"):
         if getattr(options, name) < 1:
             raise ConfigError(f"{name} must be >= 1, got {getattr(options, name)}")
     cameras = tuple(camera.strip() for camera in options.cameras.split(",") if camera.strip())
-    tasks = dict.fromkeys(resolve_sequence(options.tasks))
+    tasks, simulation = dict.fromkeys(resolve_sequence(options.tasks)), Simulation(options.env_python)
     if options.out.exists():
         store = EpisodeStore.open(options.out, "a")
     else:
         for camera in cameras:  # whatever is wrong with one shows before the store is there
-            make_renderer(next(iter(tasks)), options.image_size, options.image_size, camera).close()
+            simulation.make_renderer(next(iter(tasks)), options.image_size, options.image_size, camera).close()
         facts = {key: value for key, value in provenance().items() if key in ("packages", "python", "git_commit")}
+        facts |= {"simulator": simulation.versions()} if options.env_python else {}
         store = EpisodeStore.create(options.out, provenance=facts)
     with store:
         for task in tasks:
             report = fill(
                 store,
-                lambda name, worlds: make_env(name, worlds, options.threads),
-                make_expert,
+                lambda name, worlds: simulation.make_env(name, worlds, options.threads),
+                simulation.make_expert,
                 task,
                 options.episodes,
                 seed=options.seed,

@@ -32,6 +32,7 @@ class Evaluate:
         backend: physics backend: cpu; gpu, where one process advances all episodes at once and results are not exact to
             the last bit; warp-cpu, the same code on the CPU, slow, for tests.
         device: auto, cpu or cuda.
+        env_python: Python of the virtual environment that simulates; the run's own where not given.
         json: print one JSON document.
     """
 
@@ -48,6 +49,7 @@ class Evaluate:
     timeout: float | None = None
     backend: str = "cpu"
     device: str = "auto"
+    env_python: str | None = None
     json: bool = False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shlex
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trcl_envs.catalog import BACKENDS, DEVICE_BACKENDS, make_env, resolve_sequence, unknown
+from trcl_envs.catalog import BACKENDS, DEVICE_BACKENDS, resolve_sequence, unknown
 from trcl_policy.commands.measure import Evaluate
 from trcl_policy.commands.parsing import Stopped, say
 from trcl_policy.continual.statistics import wilson_interval
@@ -29,6 +28,7 @@ from trcl_policy.rollout.matrix import Cell, fingerprint_policy, held, lines, mi
 from trcl_policy.rollout.retention import retention, visit_names
 from trcl_policy.rollout.workers import Report, as_done, cut, setup_for
 from trcl_policy.schema import ConfigError
+from trcl_policy.simulation import run_simulation
 
 JOURNAL = "evaluations/matrix.jsonl"
 
@@ -118,7 +118,7 @@ def _rolled(
     options: Evaluate, folder: RunFolder, device: str, jobs: Sequence[Job], report: Report
 ) -> Iterator[tuple[int, list[Episode]]]:
     """Jobs as they are done; what went wrong is said on stderr, and broken physics is saved, however this ends."""
-    make: Any = functools.partial(make_env, threads=1, backend=options.backend)
+    make: Any = run_simulation(folder, options.env_python, options.backend).make_env
     if options.backend in DEVICE_BACKENDS:
         yield from roll_out_jobs(jobs, make)
         return

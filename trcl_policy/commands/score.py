@@ -10,7 +10,7 @@ from trcl_policy.commands.parsing import say
 from trcl_policy.folder import RunFolder
 from trcl_policy.schema import ConfigError
 
-ROLLOUTS = ("matrix", "episodes", "workers", "launcher", "ray_address", "timeout", "backend")
+ROLLOUTS = ("matrix", "episodes", "workers", "launcher", "ray_address", "timeout", "backend", "env_python")
 """Options that mean something for policies only."""
 
 

@@ -28,6 +28,7 @@ class Record:
         out: file: .mp4, .webp or .gif (animation), .png (stills); RUN/videos/TASK.mp4 where not given.
         tile: start states in a grid, 1 to 16, with the share that was solved above it.
         backend: physics backend: cpu. Pictures are drawn afterwards, from the states of any backend.
+        env_python: Python of the virtual environment that simulates; the run's own where not given.
     """
 
     run: tyro.conf.Positional[Path]
@@ -39,6 +40,7 @@ class Record:
     out: Path | None = None
     tile: int = 1
     backend: str = "cpu"
+    env_python: str | None = None
 
 
 def record(options: Record) -> int:
@@ -102,14 +104,15 @@ def methods(options: Listing) -> int:
 
 def tasks(options: Listing) -> int:
     """Run ``trcl tasks``."""
-    from trcl_envs.catalog import SEQUENCES, task_info, task_names
+    from trcl_envs.catalog import resolve_sequence, sequence_names, task_info, task_names
 
     infos = {name: dataclasses.asdict(task_info(name)) for name in task_names()}
     lines = [f"{name:<28} {info['horizon']:>4} steps  {info['instruction']}" for name, info in infos.items()]
     fill = textwrap.TextWrapper(width=110, subsequent_indent=" " * 9, break_on_hyphens=False).fill
-    sequences = [fill(f"{name:<8} {', '.join(members)}") for name, members in SEQUENCES.items()]
+    members = {name: resolve_sequence(name) for name in sequence_names()}
+    sequences = [fill(f"{name:<8} {', '.join(names)}") for name, names in members.items()]
     sequences.append("random orders: random20:7 (20 of the fifty, seed 7), shuffle:cw10:7 (any sequence, seed 7)")
-    say(options.json, {"tasks": infos, "sequences": SEQUENCES}, "\n".join([*lines, "", "sequences:", *sequences]))
+    say(options.json, {"tasks": infos, "sequences": members}, "\n".join([*lines, "", "sequences:", *sequences]))
     return 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trcl_policy.folder import RunFolder
 
 GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
+SHORT = {"env-python": "simulation.env_python", "env_python": "simulation.env_python"}
 SWITCHES = tuple(name for name, kind in typing.get_type_hints(RunConfig).items() if kind is bool)
 
 
@@ -23,7 +24,8 @@ def train(words: list[str]) -> int:
     """Run ``trcl train CONFIG [--section.key VALUE ...] --out RUN`` or ``trcl train --resume RUN``."""
     if "-h" in words or "--help" in words:
         print("usage: trcl train CONFIG --out RUN [--section.key VALUE ...]\n       trcl train --resume RUN\n")
-        print("CONFIG is a YAML file or the name of one that ships with the package. Settings:\n")
+        print("CONFIG is a YAML file or the name of one that ships with the package.")
+        print("--env-python PATH is short for --simulation.env_python PATH. Settings:\n")
         tyro.cli(RunConfig, prog="trcl train CONFIG --out RUN", args=["--help"], config=(tyro.conf.FlagConversionOff,))
     positional, settings = _split(words)
     goes_on, out = settings.pop("resume", None), settings.pop("out", None)
@@ -56,7 +58,7 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     while rest:
         word = rest.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
-        key = key.replace("-", "_")
+        key = SHORT.get(key, key).replace("-", "_")
         if not word.startswith("--") and (not equals or key.split(".")[0] not in GROUPS):
             positional.append(word)
             continue
