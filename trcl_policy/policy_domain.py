@@ -25,7 +25,6 @@ from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence, draw
 from trcl_policy.data.layout import ACTION, STATE
-from trcl_policy.data.store import EpisodeStore
 from trcl_policy.devices import resolve_device
 from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
 from trcl_policy.policy.normalizer import Normalizer
@@ -74,7 +73,7 @@ class PolicyDomain:
         self.distinct = tuple(dict.fromkeys(self.sequence))
         self.names = visit_names(self.sequence)
         self._envs: dict[str, BatchedEnv] = {}
-        self._store = _open_store(config, self.distinct)
+        self._store = open_demonstrations(config, self.distinct)
         self._simulation = Simulation(
             config.simulation.env_python, env_args=data_env_args(self._store.provenance, self.distinct)
         )
@@ -146,7 +145,7 @@ class PolicyDomain:
     def _steps(self, name: str) -> Steps:
         """The demonstrations of a task that the run uses, raw."""
         arrays = self._store.arrays(name, (STATE, ACTION))
-        _check_sizes(name, (arrays[STATE].shape[1], arrays[ACTION].shape[1]), self._sizes[name])
+        check_sizes(name, (arrays[STATE].shape[1], arrays[ACTION].shape[1]), self._sizes[name])
         ends = arrays["episode_ends"][: self.config.data.episodes]
         chosen = list(self.spec.observation_indices)
         raw = {"observation": arrays[STATE][: ends[-1], chosen], "action": arrays[ACTION][: ends[-1]]}
@@ -277,29 +276,3 @@ class PolicyDomain:
 
 def _seeds(rng: torch.Generator, count: int) -> list[int]:
     return torch.randint(2**31, (count,), generator=rng, device=rng.device).tolist()
-
-
-def _open_store(config: RunConfig, tasks: Sequence[str]) -> EpisodeStore:
-    path, wanted = config.data.store, config.data.episodes
-    remedy = f"make it with: trcl collect --tasks {_spell(config.tasks)} --episodes {wanted} --out {path}"
-    if not Path(path).exists():
-        raise ConfigError(f"data.store must be an episode store, got {path}, which does not exist; {remedy}")
-    store = EpisodeStore.open(path)
-    for task in tasks:
-        held = store.num_episodes(task) if task in store.task_names else 0
-        if held < wanted:
-            raise ConfigError(f"data.store must hold {wanted} episodes of {task}, got {held} in {path}; {remedy}")
-    return store
-
-
-def _check_sizes(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
-    """Hold the sizes of the data's observations and actions to those of the task."""
-    for what, size, expected in zip(("observations", "actions"), found, wanted, strict=True):
-        if size != expected:
-            raise ConfigError(
-                f"data.store must hold {what} of {expected} numbers for {name}, as it is simulated, got {size}"
-            )
-
-
-def _spell(tasks: str | Sequence[str]) -> str:
-    return tasks if isinstance(tasks, str) else ",".join(tasks)

@@ -26,8 +26,7 @@ from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import Array, FloatArray, Placement, Reading, SimulationError
 
 CONTACTS_PER_WORLD, SPARE_CONTACTS = 48, 512
-"""Room for contacts, which all worlds share. Experts and random actions in the fifty tasks had up to 50 in one world
-under MuJoCo on the CPU."""
+"""Room for contacts, which all worlds share; experts and random actions had up to 50 in one world on the CPU."""
 COLLISIONS_PER_WORLD, SPARE_COLLISIONS = 16, 256
 """Room for pairs of convex geoms that are tested closely, shared too; an estimate, see ``WarpPhysics.fault``."""
 CONSTRAINTS_PER_WORLD = 384

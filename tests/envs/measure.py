@@ -125,10 +125,10 @@ if __name__ == "__main__":
         for size in (256, 480):
             print(f"hammer-v3: {frames('hammer-v3', size):.0f} frames/s at {size} x {size} px")
     elif what == "settling":
-        for name in names or trcl_envs.task_names():
+        for name in names or sorted(TASKS):
             print(f"{name} {settles_alike(trcl_envs.resolve_task(name))}", flush=True)
     else:
         print(f"| task | solved in {PAPERS_HORIZON} steps | horizon | solved in it | mean steps | longest |")
         print("|---|---|---|---|---|---|")
-        for name in names or trcl_envs.task_names():
+        for name in names or sorted(TASKS):
             print(expert_row(trcl_envs.resolve_task(name)), flush=True)

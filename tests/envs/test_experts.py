@@ -17,7 +17,8 @@ SCATTER = (0.0, 0.003, 0.02, 0.1)  # [m]: near enough for every stage, far enoug
 @functools.cache
 def met(task, num_worlds=8, every=8):
     """Observations that the expert meets, at four distances from where it really was."""
-    env, expert, rng = trcl_envs.make_env(task, num_worlds), ScriptedExpert(SCRIPTS[task].actions), np.random.default_rng(0)
+    env, expert = trcl_envs.make_env(task, num_worlds), ScriptedExpert(SCRIPTS[task].actions)
+    rng = np.random.default_rng(0)
     observation, seen = env.reset(range(num_worlds)), []
     for steps in range(160):
         if steps % every == 0:

@@ -44,7 +44,7 @@ def assert_same(some, others):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("task", trcl_envs.task_names())
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_remembered_starts_are_those_settled_anew(task, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("trcl_envs.cpu.StartMemory", Forgetful)
@@ -121,7 +121,7 @@ def test_oldest_states_are_forgotten(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", trcl_envs.task_names())
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_tasks_said_to_settle_alike_do_so_to_the_edges_of_their_starts(task):
     assert settles_alike(task) == (task in starts.SETTLE_ALIKE or not TASKS[task].moved)
 
