@@ -23,10 +23,10 @@ def open_hdf5(path: Path, mode: str = "r") -> Any:
 
     with explained("write" if mode == "w" else "read", path):
         if mode == "w":
-            return h5py.File(path, "w", libver=("v110", "v110"))  # attributes beyond 64 KB need 1.8's successor
+            return h5py.File(path, "w", libver=("v110", "v110"))  # attributes beyond 64 KB need it
         path.open("rb").close()  # a missing file in the system's words
         try:
-            return h5py.File(path, "r")
+            return h5py.File(path, "r", rdcc_nbytes=0)  # else every open array keeps 1 MB of its last chunks
         except OSError as error:
             why = str(error).splitlines()[0]
             raise ValueError(f"{path} must be a whole HDF5 file, got one that can't be opened: {why}") from None
