@@ -25,6 +25,7 @@ from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence, draw
 from trcl_policy.data.layout import ACTION, STATE
+from trcl_policy.demonstrations import check_sizes, open_demonstrations
 from trcl_policy.devices import resolve_device
 from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
 from trcl_policy.policy.normalizer import Normalizer
