@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trcl_policy.data.contents import Choices, Contents, Field
 from trcl_policy.data.layout import STATE
 from trcl_policy.data.store import EpisodeStore, StoredTask
-from trcl_policy.files import read_text
+from trcl_policy.files import read_json
 
 
 class StoreSource:
@@ -105,7 +105,7 @@ def renamed(contents: Contents, choices: Choices) -> Contents:
 def is_store(path: Path) -> bool:
     """Return whether a folder looks like an episode store, not only like diffusion_policy's buffer."""
     file = path / ".zattrs"
-    return file.is_file() and '"task_names"' in read_text(file) and (path / "data" / STATE).is_dir()
+    return (path / "data" / STATE).is_dir() and file.is_file() and "task_names" in read_json(file)
 
 
 def episode_ends(contents: Contents) -> NDArray[np.int64]:
