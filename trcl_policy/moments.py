@@ -89,9 +89,9 @@ def film_panels(
     is, and the video where ``out`` is. Other arguments and errors are those of :func:`film`.
     """
     first = panels[0][0]
-    for folder in dict.fromkeys(folder.path for folder, _ in panels):
-        if (domain := RunFolder(folder).config().domain) != "policy":
-            raise ConfigError(f"run must be one of policies to be filmed, got {folder} of domain {domain}")
+    for folder, _ in panels:
+        if (domain := folder.config().domain) != "policy":
+            raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {domain}")
     task = load_policy(first.checkpoint()).spec.tasks[0] if task is None else resolve_task(task)
     for folder, _ in panels:
         sequence = load_policy(folder.checkpoint()).spec.tasks
