@@ -7,6 +7,9 @@ written there.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ class RayLauncher:
         if not ray.is_initialized():
             ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
         self.slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this folder
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_commands)
 
     def start(self, commands: Sequence[Sequence[str]], log: Path | None, lock: int) -> _Task:
@@ -43,7 +47,7 @@ class RayLauncher:
         place = None if log is None else str(log.resolve())
         settings = {name: os.environ[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ}
         words = [list(command) for command in commands]
-        return _Task(self._ray, self._task.remote(words, place, os.getcwd(), settings))
+        return _Task(self._ray, self._task.remote(words, place, os.getcwd(), settings), log)
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
@@ -51,8 +55,8 @@ class RayLauncher:
 
 
 class _Task:
-    def __init__(self, ray: Any, reference: Any) -> None:
-        self._ray, self._reference = ray, reference
+    def __init__(self, ray: Any, reference: Any, log: Path | None) -> None:
+        self._ray, self._reference, self._log = ray, reference, log
 
     def poll(self) -> int | None:
         ready, _ = self._ray.wait([self._reference], timeout=0)
@@ -60,7 +64,9 @@ class _Task:
             return None
         try:
             return int(self._ray.get(self._reference))
-        except self._ray.exceptions.RayError:  # the machine is gone or the task was cancelled
+        except self._ray.exceptions.RayError as error:  # the machine is gone, or Ray could not start the task
+            with open(self._log or os.devnull, "a") as out:
+                out.write(f"{type(error).__name__}: {error}\n")
             return 1
 
     def stop(self) -> None:
@@ -73,20 +79,18 @@ def run_commands(commands: list[list[str]], log: str | None, folder: str, settin
 
     Runs where Ray puts it. A cancelled task asks its command to save and end, and waits for it.
     """
-    import os
-    import subprocess
-
     for words in commands:
         with open(log or os.devnull, "ab") as out:
             process = subprocess.Popen(
                 words, cwd=folder, env={**os.environ, **settings}, stdout=out, stderr=subprocess.STDOUT
             )
             try:
-                status = process.wait()
+                while process.poll() is None:  # a wait would not hear that the task is cancelled
+                    time.sleep(0.2)
             except BaseException:
                 process.terminate()
                 process.wait()
                 raise
-        if status:
-            return status
+        if process.returncode:
+            return process.returncode
     return 0

@@ -1,6 +1,7 @@
 """The queue on Ray: what is said without it, and the same jobs with it."""
 
 import sys
+import time
 
 import pytest
 
@@ -34,5 +35,12 @@ def test_jobs_run_as_ray_tasks(tmp_path, monkeypatch):
             ["d begins", "d ends", *(f"{name} {what}" for name in "abc" for what in ("begins", "ends") * 2)]
         )
         assert made[0].log.read_text() == "work on a\n" * 2
+        waiting = FakeJob(tmp_path / "e", "none", kind="fake", seconds=-1)
+        handle = launcher.start(waiting.commands(), waiting.log, 0)
+        while "e begins" not in ledger(tmp_path):
+            assert handle.poll() is None
+            time.sleep(0.05)
+        handle.stop()
+        assert ledger(tmp_path)[-1] == "e saved"
     finally:
         launcher.close()

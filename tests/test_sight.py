@@ -209,8 +209,8 @@ def test_the_method_decides_when_the_encoder_learns():
 
 def test_defaults_are_resolved_and_come_back(tmp_path):
     config = load_config("vision-quick")
-    assert config.policy.observation_indices == "0:4"
-    assert RunConfig().policy.observation_indices == "0:18,36:39"
+    assert config.policy.indices(39, "0:18,36:39") == (0, 1, 2, 3)
+    assert RunConfig().policy.indices(39, "0:18,36:39") == (*range(18), 36, 37, 38)
     assert make_config({"policy": {"cameras": "a, b", "observation_indices": "0:2"}}).policy.camera_names == ("a", "b")
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "config.yaml") == config
