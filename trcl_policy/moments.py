@@ -105,10 +105,9 @@ def film_panels(
     is, and the video where ``out`` is. Other arguments and errors are those of :func:`film`.
     """
     first = panels[0][0]
-<<<<<<< HEAD
-    for path in dict.fromkeys(folder.path for folder, _ in panels):
-        if (domain := RunFolder(path).config().domain) != "policy":
-            raise ConfigError(f"run must be one of policies to be filmed, got {path} of domain {domain}")
+    for folder, _ in panels:
+        if (domain := folder.config().domain) != "policy":
+            raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {domain}")
     if not 1 <= tile <= MOST_TILES:
         raise ConfigError(f"tile must be in 1..{MOST_TILES} [worlds], got {tile}")
     columns, size = math.ceil(math.sqrt(tile)), SIZE * min(tile, 2) if size is None else size
@@ -116,17 +115,6 @@ def film_panels(
         raise ConfigError(f"size must be >= {columns} [pixels], got {size}")
     task = _common_task(panels, task)
     out = out or first.path / "videos" / (f"{task}.mp4" if tile == 1 else f"{task}-x{tile}.mp4")
-=======
-    for folder, _ in panels:
-        if (domain := folder.config().domain) != "policy":
-            raise ConfigError(f"run must be one of policies to be filmed, got {folder.path} of domain {domain}")
-    task = load_policy(first.checkpoint()).spec.tasks[0] if task is None else resolve_task(task)
-    for folder, _ in panels:
-        sequence = load_policy(folder.checkpoint()).spec.tasks
-        if task not in sequence:
-            raise ConfigError(f"task must be one of the run's ({', '.join(sequence)}), got {task}")
-    out = out or first.path / "videos" / f"{task}.mp4"
->>>>>>> evidence
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"out must end in one of {', '.join(SUFFIXES)}, got {out.name}")
     simulation = run_simulation(first, env_python, backend)
