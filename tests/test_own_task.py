@@ -1,6 +1,7 @@
 """The pages on one's own task and sequence: the code they show, in a package of its own, through every command."""
 
 import dataclasses
+import importlib.util
 import json
 import re
 import subprocess
@@ -159,3 +160,21 @@ def test_task_without_an_expert_says_so(pusher, monkeypatch):
     monkeypatch.setattr(sys.modules["pusher"], "spec", spec)
     with pytest.raises(ValueError, match="scripted expert, got push-puck: bring demonstrations"):
         trcl_envs.make_expert("push-puck")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is None, reason="needs mujoco-warp")
+def test_example_task_runs_on_the_physics_of_a_gpu(pusher):
+    """On Warp's CPU device: a scene without a mocap body, a task without settling."""
+    cpu, warp = (trcl_envs.make_env("push-puck", 3, backend=backend) for backend in ("cpu", "warp-cpu"))
+    expert, taken = trcl_envs.make_expert("push-puck"), []
+    np.testing.assert_allclose(warp.reset([0, 1, 2]), cpu.reset([0, 1, 2]), atol=1e-6)
+    for env in (cpu, warp):
+        seen, solved = env.reset([0, 1, 2]), np.zeros(3, dtype=int)
+        for step in range(1, env.info.horizon + 1):
+            moved = env.step(expert.actions(seen), active=solved == 0)
+            seen = moved.observation
+            solved[(solved == 0) & moved.success] = step
+        taken.append(solved)
+        env.close()
+    assert (taken[0] > 0).all()
+    np.testing.assert_allclose(*taken, atol=1)
