@@ -4,6 +4,7 @@
 .venv/bin/python scripts/reproduce_images.py --benchmark scenes --methods finetune,replay,trcl --seeds 1
 .venv/bin/python scripts/reproduce_images.py --table                           # only the table, from the stored results
 .venv/bin/python scripts/reproduce_images.py --compare trcl                    # paired by seed against other methods
+.venv/bin/python scripts/reproduce_images.py --page                            # puts both into docs/images.md
 .venv/bin/python scripts/reproduce_images.py --picture docs/images/digits.png  # finetune and trcl side by side
 
 What is stored already is not trained again, and a stopped run goes on.
@@ -21,6 +22,7 @@ from typing import Any
 from job_queue import run_jobs
 from jobs import Job, method_jobs
 from launchers import make_launcher
+from pages import write_page
 from stored import RESULTS, export, place
 
 from trcl_policy.config import load_config
@@ -32,6 +34,8 @@ from trcl_policy.images.grids import side_by_side, write_png
 from trcl_policy.report.runs import load_runs
 from trcl_policy.report.samples import sample_grids
 
+PAGE = RESULTS.parent / "docs" / "images.md"
+NOT_MEASURED = "Not measured yet."
 SETTINGS = {"digits": ("training.steps=100",), "scenes": (), "scenes-large": ()}
 """Digits: half the updates of the configuration, enough to learn, few enough for every method."""
 UNFIT = ("replay_rollout", "tdgr")  # they need sequences
@@ -49,6 +53,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
     parser.add_argument("--table", action="store_true", help="only print the table of the stored results")
     parser.add_argument("--compare", metavar="METHOD", help="only compare this method with others, seed by seed")
+    parser.add_argument("--page", action="store_true", help="only put all tables into docs/images.md")
     parser.add_argument("--picture", type=Path, help="only draw finetune and trcl, seed 0, side by side")
     options = parser.parse_args()
     chosen = options.methods.split(",")
@@ -58,6 +63,8 @@ def main() -> int:
     results, runs = RESULTS / config, options.runs / config
     if options.picture:
         draw(runs, options.picture)
+    elif options.page:
+        write_page(PAGE, blocks())
     elif options.compare:
         print(comparison(results, options.compare))
     elif options.table:
@@ -77,6 +84,15 @@ def main() -> int:
 def keep(benchmark: str, job: Job) -> None:
     """Store the results of a finished run."""
     export(job.folder, place(RESULTS, benchmark, job.method, job.seed))
+
+
+def blocks() -> dict[str, str]:
+    """The generated parts of docs/images.md."""
+    return {
+        "digits": table(RESULTS / "images-digits"),
+        "digits-paired": comparison(RESULTS / "images-digits", "trcl"),
+        "scenes": table(RESULTS / "images-scenes"),
+    }
 
 
 def floor(config: str) -> dict[str, Any]:
@@ -100,6 +116,8 @@ def table(results: Path) -> str:
     for method in METHODS:
         if found := list(stored(results, method).values()):
             lines.append(f"| {method} | {' | '.join(cells(found))} |")
+    if not (results / "floor.json").exists():
+        return NOT_MEASURED
     real = json.loads((results / "floor.json").read_text())["tasks"].values()
     distance, accuracy = (sum(entry[key] for entry in real) / len(real) for key in ("distance", "accuracy"))
     return "\n".join([*lines, f"| real training images | - | - | {distance:.2f} | - | - | {accuracy:.2f} | - |"])
