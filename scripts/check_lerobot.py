@@ -1,7 +1,7 @@
 """Our LeRobotDatasets against the real lerobot package, both ways; it lives in an environment of its own.
 
-python3.12 -m venv /tmp/lerobot-env && /tmp/lerobot-env/bin/pip install 'lerobot[dataset]'
-.venv/bin/python scripts/check_lerobot.py --python /tmp/lerobot-env/bin/python
+python3.12 -m venv ~/lerobot-env && ~/lerobot-env/bin/pip install 'lerobot[dataset]'
+.venv/bin/python scripts/check_lerobot.py --python ~/lerobot-env/bin/python
 
 With --golden tests/data/golden/lerobot, what lerobot wrote is kept: the tests' golden files.
 
