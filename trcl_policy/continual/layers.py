@@ -86,18 +86,33 @@ def _conv_transpose1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -
 
 
 def _conv2d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
-    """One place of the kernel at a time: unfolding all of them costs more than the products."""
-    weight, total = call.inputs["weight"], torch.zeros_like(call.inputs["weight"])
+    weight = call.inputs["weight"]
+    channels, kernel = weight.shape[1], tuple(weight.shape[2:])
+    total = weight.new_zeros(len(weight), kernel[0] * kernel[1] * channels)
+    most = min(most_numbers, LONG) if x.device.type == "cpu" else most_numbers
+    size = max(1, most // (total.shape[1] * delta[0, 0].numel()))  # windows are a kernel times larger than x
+    for some, slopes in zip(x.split(size), delta.split(size), strict=True):
+        windows = _windows2d(some, call, tuple(delta.shape[2:]))
+        total += _products(slopes.flatten(2), windows.flatten(1, 3).flatten(2).mT, most_numbers)
+    squares = total.view(len(weight), *kernel, channels).permute(0, 3, 1, 2)
+    return {"weight": squares, "bias": delta.sum((2, 3)).square().sum(0)}
+
+
+def _windows2d(x: Tensor, call: Call, places: tuple[int, ...]) -> Tensor:
+    """What each output of a convolution of x (B, C, H, W) sees, (B, *kernel, C, *places).
+
+    Copied one place of the kernel at a time, in long runs: ``functional.unfold`` is slower than the products.
+    """
+    kernel = call.inputs["weight"].shape[2:]
     stride, padding, dilation = (_two(call.inputs[key]) for key in ("stride", "padding", "dilation"))
     wide = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    high, long = (stride[axis] * (delta.shape[2 + axis] - 1) + 1 for axis in (0, 1))
-    slopes = delta.flatten(2)
-    for row in range(weight.shape[2]):
-        for column in range(weight.shape[3]):
+    reach = [stride[axis] * (places[axis] - 1) + 1 for axis in (0, 1)]
+    seen = x.new_empty(len(x), *kernel, x.shape[1], *places)
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
             top, left = dilation[0] * row, dilation[1] * column
-            seen = wide[:, :, top : top + high : stride[0], left : left + long : stride[1]]
-            total[:, :, row, column] = _products(slopes, seen.flatten(2).mT, most_numbers)
-    return {"weight": total, "bias": delta.sum((2, 3)).square().sum(0)}
+            seen[:, row, column] = wide[:, :, top : top + reach[0] : stride[0], left : left + reach[1] : stride[1]]
+    return seen
 
 
 def _products(left: Tensor, right: Tensor, most_numbers: int) -> Tensor:
