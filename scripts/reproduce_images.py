@@ -126,15 +126,18 @@ def table(results: Path) -> str:
 def cells(found: list[dict[str, Any]]) -> list[str]:
     """The cells of one method: one seed has its bootstrap interval, several the t interval over seeds."""
     finals = [metrics["average_final"] for metrics in found]
+    forgot = [metrics["forgetting_old"] for metrics in found]
+    learned = [[row[place] for place, row in enumerate(metrics["scores"])] for metrics in found]
+    seconds = [sum(v for k, v in metrics["cost"]["seconds"].items() if k != "evaluation") for metrics in found]
+    right = "-" if any(None in row for row in learned) else f"{mean([mean(row) for row in learned]):.2f}"
+    if None in finals:  # old tasks are not measured: each was learned by weights of its own
+        return [str(len(found)), right, "-", "-", "-", "-", f"{mean(seconds):.0f}"]
     over_seeds = mean_interval(finals).interval
     low, high = found[0]["average_final_interval"] if over_seeds is None else over_seeds
-    learned = [[row[place] for place, row in enumerate(metrics["scores"])] for metrics in found]
-    forgot = [metrics["forgetting_old"] for metrics in found]
     named = [sum(metrics["others"]["accuracy"][-1]) / len(metrics["tasks"]) for metrics in found]
-    seconds = [sum(v for k, v in metrics["cost"]["seconds"].items() if k != "evaluation") for metrics in found]
     return [
         str(len(found)),
-        "-" if any(None in row for row in learned) else f"{mean([mean(row) for row in learned]):.2f}",
+        right,
         f"{mean(finals):.2f}",
         f"{low:.2f} to {high:.2f}",
         "-" if None in forgot else f"{mean(forgot):.2f}",
