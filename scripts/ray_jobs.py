@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +38,10 @@ class RayLauncher:
         if not ray.is_initialized():
             ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
         self.slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this folder
-        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_commands)
+        places = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]
+        found = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, places))}}  # where workers import this file
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0, "runtime_env": found}
+        self._task = ray.remote(**options)(run_commands)
 
     def start(self, commands: Sequence[Sequence[str]], log: Path | None, lock: int) -> _Task:
         """See ``jobs.Launcher``; the lock stays with this process, whose end ends the task."""

@@ -112,6 +112,7 @@ TABLES = {
     "measure_knob.py": "docs/knob.md",
     "measure_parity.py": "docs/gpu.md",
     "rollout_tables.py": "docs/speed.md",
+    "data_tables.py": "docs/data.md",
 }
 
 

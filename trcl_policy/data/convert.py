@@ -192,6 +192,7 @@ class _Work:
     progress: bool
 
     def run(self, lost: tuple[str, ...]) -> Report:
+        """Convert, verify and put the result in its place; ``lost`` names what the format can't hold."""
         staging = self.target.with_name(f".{self.target.name}.converting")
         with explained("write", staging):
             staging.mkdir(exist_ok=True)
