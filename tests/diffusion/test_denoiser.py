@@ -4,6 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from trcl_policy.continual.anchor import FisherAnchor
+from trcl_policy.continual.fisher import ESTIMATORS
+from trcl_policy.continual.params import Layout
+from trcl_policy.continual.past import Learned
+from trcl_policy.continual.streams import Streams
+from trcl_policy.continual.tasks import Task, TensorSamples
 from trcl_policy.diffusion.denoiser import Denoiser
 from trcl_policy.diffusion.nets import ResidualMLP
 from trcl_policy.diffusion.process import Diffusion, Process
@@ -161,3 +167,18 @@ def test_compiled_network_gives_the_same_losses_and_fisher_gradients():
     theta = layout.flatten(params)
     rows = [torch.cat(list(per_sample_gradients(m, layout, theta, corrupted))) for m in (model, compiled)]
     torch.testing.assert_close(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_anchors_of_a_half_precision_model_are_measured_in_full_precision(kind):
+    model, params = make()
+    half = Denoiser(model.net, model.process, PARTS, ("task",), precision="bf16")
+    task = Task("first", TensorSamples(batch(40)), {"task": torch.tensor([0])})
+    layout, found = Layout.of(params), []
+    theta = layout.flatten(params)
+    for one in (model, half):
+        learned = Learned(task, 0, (task,), False, one, layout, theta, Streams(3))
+        found.append(FisherAnchor(kind, num_samples=24, rank=3).after_task(learned))
+    moved = theta + 0.1 * torch.randn(len(theta), generator=generator(5))
+    assert torch.equal(found[0].value(moved), found[1].value(moved))
+    assert half.precision == "bf16"

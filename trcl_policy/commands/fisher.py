@@ -56,6 +56,7 @@ def _measure(folder: Any, options: Fisher) -> dict[str, Any]:
     import torch
 
     from trcl_policy.continual.gradients import Sampled
+    from trcl_policy.continual.model import precise
     from trcl_policy.continual.params import Layout
     from trcl_policy.continual.spectrum import spectra
     from trcl_policy.continual.streams import Streams
@@ -80,7 +81,7 @@ def _measure(folder: Any, options: Fisher) -> dict[str, Any]:
         corrupted = domain.model.corrupt(
             draw(task.samples, options.samples, streams["fisher/samples"]), streams["fisher/noise"]
         )
-        sampled = Sampled(domain.model, layout, layout.flatten(params), corrupted)
+        sampled = Sampled(precise(domain.model), layout, layout.flatten(params), corrupted)
         found = spectra(sampled, noise_ranges(domain.model.noise_level(corrupted)))
         tasks[task.name] = {name: one and dataclasses.asdict(one) for name, one in found.items()}
     return {"run": str(options.run), "checkpoint": checkpoint.name, "samples": options.samples, "tasks": tasks}

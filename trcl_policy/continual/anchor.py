@@ -18,7 +18,7 @@ from torch import Tensor
 from trcl_policy.continual.fisher import ESTIMATORS, estimate
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.metric import Metric
-from trcl_policy.continual.model import mean_loss
+from trcl_policy.continual.model import mean_loss, precise
 from trcl_policy.continual.past import Anchor, Learned, NoAnchor
 from trcl_policy.continual.quadratic import Quadratic
 from trcl_policy.continual.sampling import fisher_samples
@@ -158,7 +158,7 @@ class FisherAnchor:
 
     def after_task(self, learned: Learned) -> FisherAnchor:
         """Estimate the Fisher of the task just learned at its final weights, and add its term."""
-        model, layout, theta, streams = learned.model, learned.layout, learned.theta, learned.streams
+        model, layout, theta, streams = precise(learned.model), learned.layout, learned.theta, learned.streams
         corrupted = fisher_samples(model, learned.task.samples, self.num_samples, streams, self.noise_range)
         sampled = Sampled(model, layout, theta, corrupted)
         found = estimate(self.kind, sampled, streams["fisher/directions"], self.rank)

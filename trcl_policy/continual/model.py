@@ -43,6 +43,20 @@ class GradedModel(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class MixedPrecisionModel(Model, Protocol):
+    """A model that computes in less than its weights' precision when it learns."""
+
+    def precise(self) -> Model:
+        """The same model at its weights' precision."""
+        ...
+
+
+def precise(model: Model) -> Model:
+    """The model to measure curvature with: single samples' gradients and their differences need every digit."""
+    return model.precise() if isinstance(model, MixedPrecisionModel) else model
+
+
 def gradient(loss: Tensor, params: Params, layout: Layout) -> Tensor:
     """Gradient of a scalar as a vector (P,); a parameter that the loss does not reach counts as zero."""
     found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -55,6 +56,14 @@ class Denoiser:
 
     def _call(self, params: dict[str, Tensor], x: Tensor, level: Tensor, condition: dict[str, Tensor]) -> Tensor:
         return functional_call(self.net, params, (x, level), condition)
+
+    def precise(self) -> Denoiser:
+        """This model in fp32: autocast breaks under torch.func, and differences of its gradients are all rounding."""
+        if self.precision == "fp32":
+            return self
+        other = copy.copy(self)
+        other.precision = "fp32"
+        return other
 
     def _network(self, params: Params, x: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """Network output (B, F) in fp32 for integer levels (B, K)."""
