@@ -167,9 +167,7 @@ class _Queue:
             return
         share = job.share_done()
         log = job.log if self.quiet else None
-        self.running.append(
-            _Running(job, self.launcher.start(commands, log, lock), time.monotonic(), share, lock)
-        )
+        self.running.append(_Running(job, self.launcher.start(commands, log, lock), time.monotonic(), share, lock))
         self._say(f"{job.name}: {'goes on' if share else 'begins'}")
 
     def _end(self, entry: _Running, status: int) -> None:

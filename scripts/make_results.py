@@ -73,9 +73,7 @@ def figure_names(results: Path, found: Mapping[str, Mapping[str, Results]]) -> d
     return {file_name(bench, name): bench for bench, methods in found.items() for name in figures(methods)}
 
 
-def make_blocks(
-    results: Path, found: Mapping[str, Mapping[str, Results]], drawn: Mapping[str, str]
-) -> dict[str, str]:
+def make_blocks(results: Path, found: Mapping[str, Mapping[str, Results]], drawn: Mapping[str, str]) -> dict[str, str]:
     """The generated parts of the page."""
     published = read_json(results / "published.json")
     beside = {name: found[name] for name in BESIDE if name in found}

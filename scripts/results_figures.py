@@ -61,9 +61,7 @@ def early_task_curves(runs: Sequence[Run], count: int = EARLY) -> Figure | None:
 
     One panel a task, one curve a method; None where nothing was measured inside the tasks.
     """
-    tables = {
-        (task, number): after_switch(run, task) for task in range(count) for number, run in enumerate(runs)
-    }
+    tables = {(task, number): after_switch(run, task) for task in range(count) for number, run in enumerate(runs)}
     tasks = [task for task in range(count) if any(tables[task, number] for number in range(len(runs)))]
     if not tasks:
         return None
@@ -94,8 +92,6 @@ def after_switch(run: Run, task: int) -> dict[int, float]:
     watched = [during[later] for later in names[task + 1 :] if later in during and len(during[later]["updates"]) > 2]
     if not watched:
         return {}
-    shares = [
-        {u: s / run.scores[task][task] for u, s in zip(c["updates"], c["scores"], strict=True)} for c in watched
-    ]
+    shares = [{u: s / run.scores[task][task] for u, s in zip(c["updates"], c["scores"], strict=True)} for c in watched]
     common = sorted(set.intersection(*(set(share) for share in shares)))
     return {update: sum(share[update] for share in shares) / len(shares) for update in common}

@@ -145,9 +145,7 @@ def _final_interval(seeds: Results, finals: Mapping[int, float]) -> str:
     metrics = seeds[next(iter(finals))]["metrics"]
     if metrics.get("score", "success") != "success":
         return f"({interval(metrics.get('average_final_interval'))})"
-    counts = [
-        (round(s * n), n) for s, n in zip(metrics["scores"][-1], metrics["num_episodes"][-1], strict=True) if n
-    ]
+    counts = [(round(s * n), n) for s, n in zip(metrics["scores"][-1], metrics["num_episodes"][-1], strict=True) if n]
     return f"({interval(mean_of_shares_interval(counts))})" if counts else NONE
 
 

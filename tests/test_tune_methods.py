@@ -48,7 +48,7 @@ def trial(*runs):
 
 
 def test_the_best_trial_has_the_highest_success_then_the_lowest_loss():
-    trials = {"1.0": trial((0.9, 0.3), (0.7, 0.3)), "10.0": trial((0.8, 0.2), (0.8, 0.2)), "100.0": trial((0.5, 0.1)) }
+    trials = {"1.0": trial((0.9, 0.3), (0.7, 0.3)), "10.0": trial((0.8, 0.2), (0.8, 0.2)), "100.0": trial((0.5, 0.1))}
     assert tune.best(trials) == "10.0"
     trials["1.0"]["1"]["average_final"] = 0.8
     assert tune.best(trials) == "1.0"

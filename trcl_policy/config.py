@@ -126,7 +126,6 @@ class RunConfig:
                 f"evaluation.at_steps must be < training.steps = {self.training.steps}, got {list(at_steps)}"
             )
 
-
     @property
     def encoder_learns(self) -> str:
         """When the encoder of a policy with cameras learns: ``policy.encoder.learns`` with ``auto`` decided."""
