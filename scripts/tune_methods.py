@@ -33,9 +33,9 @@ from trcl_policy.report.tables import Table, number
 
 SEQUENCE = ("coffee-push-v3", "drawer-open-v3", "hand-insert-v3", "door-lock-v3")
 CONFIG = "cw10-small"
-STEPS = 1500
+STEPS = 1000
 STORE = "data/tuning-100.zarr"
-MINUTES = 5.0
+MINUTES = 2.0
 
 WEIGHT = ("method.weight", (1.0, 10.0, 100.0, 1000.0, 10000.0))
 GENTLE = ("method.weight", (0.01, 0.1, 1.0, 10.0, 100.0))
