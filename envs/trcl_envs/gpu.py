@@ -4,10 +4,11 @@ Everything here is float32, and rounding differs from the CPU's from the first s
 because contacts are found in no fixed order. Nothing waits for the device except ``state`` and ``fault``.
 
 Traps of mujoco-warp 4.0 that are dealt with here: geoms of bodies that can't move are placed once, when the data are
-made, and stay behind when a world moves such a body; constraints are made from the velocities (``cvel``, ``cdof_dot``)
-of the step before, which are thus part of the state; a world that overflows its buffers goes on with contacts dropped
-and only a bit says so; a diverged world leaves NaN in the rows of its constraint matrix that are not in use, but are
-multiplied by zero, and so never gets well; every step advances all worlds.
+made, and stay behind when a world moves such a body; two boxes touch by another algorithm than on the CPU unless
+"native" collisions are switched off, which changes nothing else there; constraints are made from the velocities
+(``cvel``, ``cdof_dot``) of the step before, which are thus part of the state; a world that overflows its buffers goes
+on with contacts dropped and only a bit says so; a diverged world leaves NaN in the rows of its constraint matrix that
+are not in use, but are multiplied by zero, and so never gets well; every step advances all worlds.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class WarpPhysics:
         view, count = self._warp.to_torch, self.num_worlds
         self._model = self._mjw.put_model(model, batch_sizes={"body_pos": count, "site_pos": count})
         self._model.opt.warn_overflow = 0  # `fault` says it
+        self._model.opt.disableflags |= int(import_mujoco().mjtDisableBit.mjDSBL_NATIVECCD)  # boxes as on the CPU
         self._data = self._mjw.make_data(
             model,
             nworld=count,

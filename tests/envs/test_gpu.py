@@ -163,6 +163,38 @@ def test_broken_worlds_fail_alone_until_they_start_again(hammer):
     assert not hammer.step(np.zeros((3, 4))).failed.any()
 
 
+TILTED = """
+<mujoco>
+  <worldbody>
+    <geom type="box" size=".1 .1 .02"/>
+    <body pos=".07 .04 .039" euler="{euler}"><freejoint/><geom type="box" size=".05 .03 .02"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize("euler", ["0 0 30", "2 0 30", "3 -2 10", "40 5 0", "45 45 20"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_boxes_touch_where_they_do_on_the_cpu(euler, device):
+    import mujoco
+
+    from trcl_envs.gpu import WarpPhysics
+
+    model = mujoco.MjModel.from_xml_string(TILTED.format(euler=euler))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    physics = WarpPhysics(lambda: model, 1, (), device)
+    physics.restart(physics.rows, {})
+    physics.forward(physics.rows)
+    count, contact = int(physics._data.nacon.numpy()[0]), physics._data.contact
+    assert count == data.ncon > 0
+    ours = np.column_stack([contact.pos.numpy()[:count], contact.dist.numpy()[:count]])
+    theirs = np.column_stack([data.contact.pos, data.contact.dist])
+    order = [np.lexsort(np.round(found.T, 4)) for found in (ours, theirs)]
+    np.testing.assert_allclose(ours[order[0]], theirs[order[1]], atol=2e-5)
+    physics.close()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_contact_force_of_a_resting_block_is_its_weight(device):
     import mujoco
