@@ -107,6 +107,33 @@ def test_networks_are_squared_layer_by_layer_and_exactly(kind):
     torch.testing.assert_close(given.mean_squares(), rows, rtol=1e-9, atol=1e-20)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "unet", "planes"])
+def test_means_and_projections_are_those_of_single_samples_gradients(kind, monkeypatch):
+    given = denoiser(kind)
+    rows = slow.per_sample_gradients(given.model, given.layout, given.theta, given.corrupted)
+    monkeypatch.setattr(Sampled, "gradients", None)
+    torch.testing.assert_close(given.mean_gradient(), rows.mean(0), rtol=1e-9, atol=1e-15)
+    direction = torch.randn(len(given.theta), generator=generator(2), dtype=torch.float64)
+    rtol = 1e-6 if kind == "planes" else 1e-9  # diffusers' network has single precision within
+    torch.testing.assert_close(given.projections(direction), rows @ direction, rtol=rtol, atol=1e-12)
+
+
+class Fused(nn.Module):
+    """Attention by torch's fused kernel, whose backward pass can't be differentiated."""
+
+    def forward(self, x):
+        return functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_projections_of_operations_without_second_derivatives_take_the_other_way(monkeypatch):
+    given = sampled(flat(nn.Linear(4, 8), Fused()), normal(7, 2, 3, 4).float().double())
+    rows = slow.per_sample_gradients(given.model, given.layout, given.theta, given.corrupted)
+    direction = torch.randn(len(given.theta), generator=generator(2), dtype=torch.float64)
+    torch.testing.assert_close(given.projections(direction), rows @ direction, rtol=1e-9, atol=1e-12)
+    monkeypatch.setattr(Sampled, "gradients", lambda self: iter([torch.zeros(7, len(self.theta), dtype=torch.float64)]))
+    assert not given.projections(direction).any()  # it was that way
+
+
 def flat(*layers):
     return nn.Sequential(*layers, nn.Flatten())
 

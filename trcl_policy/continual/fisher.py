@@ -101,16 +101,10 @@ def _diagonal(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric
 
 
 def _rank1(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
-    total, trace = torch.zeros_like(sampled.theta, dtype=torch.float64), 0.0
-    for rows in sampled.gradients():
-        total += rows.sum(0, dtype=torch.float64)
-        trace += float(rows.double().square().sum())
-    direction = (total / total.norm().clamp_min(torch.finfo(torch.float64).tiny)).to(sampled.theta.dtype)
-    squares = 0.0
-    for rows in sampled.gradients():
-        squares += float((rows.double() @ direction.double()).square().sum())
-    rho = torch.tensor([squares / sampled.num_samples], dtype=direction.dtype, device=direction.device)
-    return LowRank(direction[None], rho), trace / sampled.num_samples
+    mean = sampled.mean_gradient()
+    direction = (mean / mean.norm().clamp_min(torch.finfo(torch.float64).tiny)).to(sampled.theta.dtype)
+    rho = sampled.projections(direction).double().square().mean()[None].to(direction.dtype)
+    return LowRank(direction[None], rho), float(sampled.mean_squares().double().sum())
 
 
 def _isotropic(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:

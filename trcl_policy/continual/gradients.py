@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from trcl_policy.continual.model import Model, chunks
+from trcl_policy.continual.model import Model, chunks, gradient, leaves
 from trcl_policy.continual.params import Batch, Layout, num_rows, rows
 from trcl_policy.continual.squares import Losses, sums_of_squares, usable_calls
 
@@ -66,13 +66,46 @@ class Sampled:
             start += len(block)
         return found
 
+    def mean_gradient(self) -> Tensor:
+        """E[g], (P,) in float64: a backward pass of the summed losses, no single sample's gradient is formed."""
+        params, total = leaves(self.layout, self.theta), torch.zeros_like(self.theta, dtype=torch.float64)
+        for piece in self._pieces():
+            total += gradient(self.model.losses(params, piece).sum(), params, self.layout)
+        return total / self.num_samples
+
+    def projections(self, direction: Tensor) -> Tensor:
+        """g'u of every sample along ``direction`` u (P,), shape (n,), without forming any sample's gradient.
+
+        The gradient of sum_i v_i loss_i is sum_i v_i g_i, so that its product with u has the derivatives g_i'u in v.
+        Where an operation of the model can't be differentiated twice, the samples' gradients are formed.
+        """
+        params, along = leaves(self.layout, self.theta), self.layout.unflatten(direction)
+
+        def of_piece(piece: Batch) -> Tensor:
+            with torch.compiler.set_stance("force_eager"):  # compiled functions can't be differentiated twice
+                losses = self.model.losses(params, piece)
+            ones = torch.ones_like(losses, requires_grad=True)
+            found = torch.autograd.grad(losses, list(params.values()), ones, create_graph=True, allow_unused=True)
+            pairs = zip(found, along.values(), strict=True)
+            product = sum(((g * u).sum() for g, u in pairs if g is not None), start=0.0 * ones.sum())
+            return torch.autograd.grad(product, ones)[0]
+
+        try:
+            return torch.cat([of_piece(piece) for piece in self._pieces()])
+        except RuntimeError:
+            return torch.cat([rows @ direction for rows in self.gradients()])
+
+    def _pieces(self) -> list[Batch]:
+        """The samples in chunks for what forms no single sample's gradient."""
+        return chunks(self.corrupted, self.chunk_size or ROWS_WITHOUT_GRADIENTS)
+
     def mean_squares(self) -> Tensor:
         """E[g * g], (P,), exact to rounding: layer by layer where that is possible, by torch.func where not."""
         total = torch.zeros_like(self.theta)
         sums, params = self.layout.unflatten(total), self.layout.unflatten(self.theta.detach())
         with torch.compiler.set_stance("force_eager"):  # compiled functions can't be watched
             usable = usable_calls(self.model.losses, params, self.corrupted)
-        for piece in chunks(self.corrupted, self.chunk_size or ROWS_WITHOUT_GRADIENTS):
+        for piece in self._pieces():
             with torch.compiler.set_stance("force_eager"):
                 found = sums_of_squares(self.model.losses, params, piece, usable, MOST_NUMBERS)
             missing = [name for name in self.layout.names if name not in found]
