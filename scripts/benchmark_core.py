@@ -3,11 +3,11 @@
 .venv/bin/python scripts/benchmark_core.py                                            # all, one thread, minutes
 .venv/bin/python scripts/benchmark_core.py --json results/benchmarks/core.json
 
-Fisher: the diagonal from 1,024 samples against training passes (forward, backward) over the same samples, 256 at a
-time; its peers are a loop of one backward pass a sample, vmap(grad), and one product of curvlinops' empirical Fisher
-with a vector. Trust region: the gradient of the diagonal penalty, or the proximal map (a method takes one of them),
-against one replay step (256 new and 256 replayed samples with distilled targets); its peer is the usual penalty, a sum
-over parameters that autograd differentiates.
+Fisher: the diagonal, and the rank-1 form along the mean gradient, from 1,024 samples against training passes (forward,
+backward) over the same samples, 256 at a time; their peers are a loop of one backward pass a sample, vmap(grad), and
+one product of curvlinops' empirical Fisher with a vector. Trust region: the gradient of the diagonal penalty, or the
+proximal map (a method takes one of them), against one replay step (256 new and 256 replayed samples with distilled
+targets); its peer is the usual penalty, a sum over parameters that autograd differentiates.
 
 Seconds are the process's own (user and system) on one thread, so that other work on the machine counts little. Parts
 take turns, and the fastest of their runs counts.
@@ -16,6 +16,7 @@ take turns, and the fastest of their runs counts.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import time
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trcl_policy.continual.anchor import FisherAnchor
+from trcl_policy.continual.fisher import ESTIMATORS
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.metric import Diagonal
 from trcl_policy.continual.model import chunks, gradient, leaves
@@ -75,13 +77,15 @@ def main() -> None:
 
 
 def fisher(name: str, repeats: int) -> dict[str, Any]:
-    """Seconds and ratios of the diagonal Fisher and its peers."""
+    """Seconds and ratios of the diagonal and the rank-1 Fisher and their peers."""
     few, count = PEER_SAMPLES[name], FISHER[name]
     sampled = problem(NETWORKS[name], count)
     part = sampled.part(slice(few))
     difference = (part.mean_squares() - squares_by_rows(part)).abs().max() / part.mean_squares().max()
     repeats = repeats if count * sampled.layout.size < 2**33 else 2
-    seconds = fastest({"pass": lambda: training_pass(sampled), "diagonal": sampled.mean_squares}, repeats)
+    rank1 = functools.partial(ESTIMATORS["rank1"], sampled, 1, torch.Generator())
+    works = {"pass": lambda: training_pass(sampled), "diagonal": sampled.mean_squares, "rank1": rank1}
+    seconds = fastest(works, repeats)
     peers = {"loop": lambda: [training_pass(part.part(slice(i, i + 1))) for i in range(min(few, 16))]}
     peers |= {"vmap": lambda: squares_by_rows(part)}
     scale = {"loop": count / min(few, 16), "vmap": count / few}
