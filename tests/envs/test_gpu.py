@@ -163,6 +163,19 @@ def test_broken_worlds_fail_alone_until_they_start_again(hammer):
     assert not hammer.step(np.zeros((3, 4))).failed.any()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_resting_cylinder_is_not_thrown_away(backend):
+    env, expert = make_env("coffee-pull-v3", 7, backend=backend), trcl_envs.make_expert("coffee-pull-v3")
+    observation, deepest = env.reset([3_000_000 + seed for seed in (14, 36, 56, 65, 67, 91, 95)]), 0.0
+    for _ in range(85):
+        step = env.step(np.clip(expert.actions(observation), -1, 1))
+        observation, contact = step.observation, env.physics._data.contact
+        deepest = min(deepest, *contact.dist.numpy()[: int(env.physics._data.nacon.numpy()[0])], 0.0)
+    assert step.success.all()
+    assert deepest > -0.01
+    env.close()
+
+
 TILTED = """
 <mujoco>
   <worldbody>
