@@ -1,4 +1,4 @@
-"""docs/results.md and its figures from the stored results.
+"""docs/results.md and its figures, and the README's table, from the stored results.
 
 .venv/bin/python scripts/make_results.py            # write the page and docs/images/results-*.png
 .venv/bin/python scripts/make_results.py --check    # status 1, with a line each, where they are not those of results/
@@ -24,6 +24,8 @@ from trcl_policy.report.tables import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
+README, HEADLINE = ROOT / "README.md", "cw10-small"
+"""The benchmark whose table stands in the README."""
 COMMAND = "scripts/make_results.py"
 BESIDE = ("cw10-small", "paper-cw10-30min", "paper-cw10")
 """Benchmarks that stand beside the published figures, where they have results."""
@@ -44,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only compare; status 1 where something differs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the stored results")
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose generated blocks are filled")
+    parser.add_argument("--readme", type=Path, default=README, help="page that gets the table of the main benchmark")
     options = parser.parse_args(words)
     found = {name: load(options.results, name) for name in benchmarks(options.results)}
     images = options.page.parent / "images"
@@ -53,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
     marks = {images / name: data[bench] for name, bench in drawn.items()}
     if options.check:
         wrong = complaints(options.page, blocks, marks, "results-*.png", COMMAND)
+        wrong += complaints(options.readme, {HEADLINE: headline(found)}, {}, "-", COMMAND)
         print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
         return 1 if wrong else 0
     for bench, methods in found.items():
@@ -60,7 +64,17 @@ def main(words: Sequence[str] | None = None) -> int:
             path = images / file_name(bench, name)
             write_figure(figure, path, marks[path])
     write_page(options.page, blocks)
+    write_page(options.readme, {HEADLINE: headline(found)})
     return 0
+
+
+def headline(found: Mapping[str, Mapping[str, Results]]) -> str:
+    """The table of the main benchmark, with the commands that made it."""
+    if HEADLINE not in found:
+        return "Nothing is stored yet."
+    table = methods_table(found[HEADLINE]).markdown().partition("\n\n")[2]
+    command = f".venv/bin/python scripts/reproduce_cw10.py --benchmark {HEADLINE}"
+    return f"{table}\n\n<sub>{origin(found[HEADLINE])} Command: `{command}`.</sub>"
 
 
 def file_name(bench: str, figure: str) -> str:

@@ -165,10 +165,12 @@ def site(tmp_path):
     """A page and results of its own."""
     (tmp_path / "docs" / "images").mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "results.md", tmp_path / "docs")
+    shutil.copy(ROOT / "README.md", tmp_path)
     made = {(name, seed): content for name, seeds in FOUND.items() for seed, content in seeds.items()}
     put(tmp_path / "results", "cw10-small", made)
     shutil.copy(ROOT / "results" / "published.json", tmp_path / "results")
-    return tmp_path, ["--results", str(tmp_path / "results"), "--page", str(tmp_path / "docs" / "results.md")]
+    pages = {"--page": tmp_path / "docs" / "results.md", "--readme": tmp_path / "README.md"}
+    return tmp_path, ["--results", str(tmp_path / "results"), *(str(word) for pair in pages.items() for word in pair)]
 
 
 def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
@@ -177,6 +179,7 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     assert make_results.main([*words, "--check"]) == 0
     text = (folder / "docs" / "results.md").read_text()
     assert "| trcl | 3 | 0.90 | 0.77 |" in text
+    assert "| trcl | 3 | 0.90 | 0.77 |" in (folder / "README.md").read_text()
     assert "Intervals are 95 %" in text  # what people wrote stays
     made = sorted(path.name for path in (folder / "docs" / "images").iterdir())
     assert made == ["results-cw10-small-average.png", "results-cw10-small-tasks.png"]
@@ -185,6 +188,7 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     capsys.readouterr()
     assert make_results.main([*words, "--check"]) == 1
     said = capsys.readouterr().out
+    assert "README.md is not that of the stored results" in said
     assert "results.md is not that of the stored results" in said
     assert "results-cw10-small-tasks.png was drawn from other results" in said
     assert "results-old-average.png belongs to no stored result" in said
