@@ -55,12 +55,14 @@ FORMS: dict[str, dict[str, float | str]] = {
     "trcl_dual-0.1": form("trcl_dual", rise=0.1),
     "replay_dual-0.1": form("replay_dual", rise=0.1),
     "replay x 4": form("replay", replay_weight=4.0),
+    "replay, 384 windows": form("replay", replay_samples=384),
     "replay, anew every 100": form("replay", replay_refresh=100),
     "replay, anew every 20": form("replay", replay_refresh=20),
     "trcl_diag-1, anew every 100": form("trcl_diag", weight=1.0, replay_refresh=100),
     "trcl_diag-10, anew every 100": form("trcl_diag", weight=10.0, replay_refresh=100),
 }
-"""``anew every N``: the 32 windows of each old task are generated again after N updates."""
+"""``anew every N``: the 32 windows of each old task are generated again after N updates; in 1,200 updates
+that makes 384 windows for N = 100."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
