@@ -6,11 +6,11 @@ because contacts are found in no fixed order. Nothing waits for the device excep
 Traps of mujoco-warp 4.0 that are dealt with here: geoms of bodies that can't move are placed once, when the data are
 made, and stay behind when a world moves such a body; two boxes touch by another algorithm than on the CPU unless
 "native" collisions are switched off, which changes nothing else there; MuJoCo's tolerance for closest points is too
-fine for single precision, and a resting cylinder is now and then found metres deep and thrown away; constraints are
-made from the velocities (``cvel``, ``cdof_dot``) of the step before, which are thus part of the state; a world that
-overflows its buffers goes on with contacts dropped and only a bit says so; a diverged world leaves NaN in the rows of
-its constraint matrix that are not in use, but are multiplied by zero, and so never gets well; every step advances all
-worlds.
+fine for single precision, and a resting cylinder is now and then found metres deep and thrown away; things that touch
+without pressing, such as a plate on rails, press by rounding alone; constraints are made from the velocities
+(``cvel``, ``cdof_dot``) of the step before, which are thus part of the state; a world that overflows its buffers goes
+on with contacts dropped and only a bit says so; a diverged world leaves NaN in the rows of its constraint matrix that
+are not in use, but are multiplied by zero, and so never gets well; every step advances all worlds.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ CONSTRAINTS_PER_WORLD = 384
 """Room for constraints, each world its own; up to 171 were needed."""
 CLOSEST_TOLERANCE = 1e-5
 """Least tolerance [m] of the search for closest points."""
+SHALLOWEST = 1e-6
+"""Depth [m] from which two geoms touch: less is rounding."""
 STEPS_IN_A_GRAPH = 5
 STATE_FIELDS = ("qpos", "qvel", "qacc_warmstart", "ctrl", "cvel", "cdof_dot")
 Rows = NDArray[np.intp] | Tensor
@@ -89,6 +91,7 @@ class WarpPhysics:
         self._model.opt.warn_overflow = 0  # `fault` says it
         self._model.opt.disableflags |= int(import_mujoco().mjtDisableBit.mjDSBL_NATIVECCD)  # boxes as on the CPU
         view(self._model.opt.ccd_tolerance).clamp_(min=CLOSEST_TOLERANCE)
+        view(self._model.geom_margin).sub_(SHALLOWEST / 2)  # those of a pair are added
         self._data = self._mjw.make_data(
             model,
             nworld=count,
