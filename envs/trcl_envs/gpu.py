@@ -3,14 +3,12 @@
 Everything here is float32, and rounding differs from the CPU's from the first step on; on a GPU also from run to run,
 because contacts are found in no fixed order. Nothing waits for the device except ``state`` and ``fault``.
 
-Traps of mujoco-warp 4.0 that are dealt with here: geoms of bodies that can't move are placed once, when the data are
-made, and stay behind when a world moves such a body; two boxes touch by another algorithm than on the CPU unless
-"native" collisions are switched off, which changes nothing else there; MuJoCo's tolerance for closest points is too
-fine for single precision, and a resting cylinder is now and then found metres deep and thrown away; things that touch
-without pressing, such as a plate on rails, press by rounding alone; constraints are made from the velocities
-(``cvel``, ``cdof_dot``) of the step before, which are thus part of the state; a world that overflows its buffers goes
-on with contacts dropped and only a bit says so; a diverged world leaves NaN in the rows of its constraint matrix that
-are not in use, but are multiplied by zero, and so never gets well; every step advances all worlds.
+Traps of mujoco-warp 4.0 that are dealt with here (those of its contacts in warp_model.py): geoms of bodies that can't
+move are placed once, when the data are made, and stay behind when a world moves such a body; constraints are made
+from the velocities (``cvel``, ``cdof_dot``) of the step before, which are thus part of the state; a world that
+overflows its buffers goes on with contacts dropped and only a bit says so; a diverged world leaves NaN in the rows of
+its constraint matrix that are not in use, but are multiplied by zero, and so never gets well; every step advances all
+worlds.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from torch import Tensor
 from trcl_envs.cpu import READ_FIELDS, name_index
 from trcl_envs.gl import import_mujoco
 from trcl_envs.interface import Array, FloatArray, Placement, Reading, SimulationError
+from trcl_envs.warp_model import put_model, static_geoms
 
 CONTACTS_PER_WORLD, SPARE_CONTACTS = 48, 512
 """Room for contacts, which all worlds share; experts and random actions had up to 50 in one world on the CPU."""
@@ -34,10 +33,6 @@ COLLISIONS_PER_WORLD, SPARE_COLLISIONS = 16, 256
 """Room for pairs of convex geoms that are tested closely, shared too; an estimate, see ``WarpPhysics.fault``."""
 CONSTRAINTS_PER_WORLD = 384
 """Room for constraints, each world its own; up to 171 were needed."""
-CLOSEST_TOLERANCE = 1e-5
-"""Least tolerance [m] of the search for closest points."""
-SHALLOWEST = 1e-6
-"""Depth [m] from which two geoms touch: less is rounding."""
 STEPS_IN_A_GRAPH = 5
 STATE_FIELDS = ("qpos", "qvel", "qacc_warmstart", "ctrl", "cvel", "cdof_dot")
 Rows = NDArray[np.intp] | Tensor
@@ -87,11 +82,8 @@ class WarpPhysics:
     def _make(self, model: Any) -> None:
         """Put model and data on the device, and see them as torch tensors (N, ...)."""
         view, count = self._warp.to_torch, self.num_worlds
-        self._model = self._mjw.put_model(model, batch_sizes={"body_pos": count, "site_pos": count})
+        self._model = put_model(self._warp, self._mjw, model, count)
         self._model.opt.warn_overflow = 0  # `fault` says it
-        self._model.opt.disableflags |= int(import_mujoco().mjtDisableBit.mjDSBL_NATIVECCD)  # boxes as on the CPU
-        view(self._model.opt.ccd_tolerance).clamp_(min=CLOSEST_TOLERANCE)
-        view(self._model.geom_margin).sub_(SHALLOWEST / 2)  # those of a pair are added
         self._data = self._mjw.make_data(
             model,
             nworld=count,
@@ -277,13 +269,6 @@ class WarpPhysics:
 
     def _checked(self, rows: Rows) -> Tensor:
         return rows if isinstance(rows, Tensor) else torch.as_tensor(rows, dtype=torch.long, device=self.device)
-
-
-def static_geoms(model: Any) -> list[int]:
-    """Geoms of bodies that are fixed to the world; those on a mocap body move."""
-    bodies = model.geom_bodyid
-    fixed = (model.body_weldid[bodies] == 0) & (model.body_mocapid[model.body_rootid[bodies]] == -1)
-    return np.flatnonzero(fixed).tolist()
 
 
 def has_cuda(warp: Any) -> bool:
