@@ -2,7 +2,7 @@
 
 .venv/bin/python scripts/compare_forms.py --dry-run         # the runs, and about how long they take
 .venv/bin/python scripts/compare_forms.py                   # run what is missing, fill docs/forms.md
-.venv/bin/python scripts/compare_forms.py --seeds 1 --forms replay,trcl_diag-10
+.venv/bin/python scripts/compare_forms.py --seeds 1 --forms "replay; trcl_diag-10"
 .venv/bin/python scripts/compare_forms.py --page-only       # only docs/forms.md, from the stored runs
 .venv/bin/python scripts/compare_forms.py --check           # status 1 where the page is not that of the stored runs
 
