@@ -51,13 +51,13 @@ class Benchmark:
     probe: tuple[str, ...] = PROBE
 
 
-CONTROLS = ("trcl_diag_plain", "trcl_prox_plain")
+CONTROLS = ("trcl_diag_plain", "trcl_kfac_plain", "trcl_prox_plain")
 """Methods of the map alone."""
 EVERY = (*CORE, *(name for name in METHODS if name not in (*CORE, *CONTROLS)))
-LONG = (*CORE, "trcl_diag", "trcl_prox")
+LONG = (*CORE, "ewc_kfac", "trcl_diag", "trcl_kfac", "trcl_prox")
 FIVE = tuple((name, 5) for name in LONG)
 LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
-FEW = ("finetune", "joint", "replay", "trcl", "trcl_diag")
+FEW = ("finetune", "joint", "replay", "ewc_kfac", "trcl", "trcl_diag", "trcl_kfac")
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
     "cw10-small": Benchmark("cw10-small", "cw10", 30, EVERY, 3, FIVE),

@@ -47,6 +47,9 @@ FORMS: dict[str, dict[str, float | str]] = {
     "replay_plain": form("replay_plain"),
     **{f"trcl-{w:g}": form("trcl", weight=w) for w in (1.0, 10.0, 100.0)},
     **{f"trcl_diag-{w:g}": form("trcl_diag", weight=w) for w in (0.1, 1.0, 10.0, 100.0)},
+    **{f"trcl_kfac-{w:g}": form("trcl_kfac", weight=w) for w in (1.0, 10.0, 100.0)},
+    **{f"ewc_kfac-{w:g}": form("ewc_kfac", weight=w) for w in (100.0, 1000.0)},
+    **{f"ewc-{w:g}": form("ewc", weight=w) for w in (10.0, 100.0)},
     **{f"trcl_prox-{w:g}": form("trcl_prox", weight=w) for w in (1.0, 10.0)},
     **{f"trcl_lowrank-{w:g}": form("trcl_lowrank", weight=w) for w in (1.0, 10.0)},
     **{f"trcl_mixed-{w:g}": form("trcl_mixed", weight=w) for w in (1.0, 10.0)},
@@ -58,6 +61,7 @@ FORMS: dict[str, dict[str, float | str]] = {
     "replay, 384 windows": form("replay", replay_samples=384),
     "replay, anew every 100": form("replay", replay_refresh=100),
     "replay, anew every 20": form("replay", replay_refresh=20),
+    "trcl_kfac-10, anew every 100": form("trcl_kfac", weight=10.0, replay_refresh=100),
     "trcl_diag-1, anew every 100": form("trcl_diag", weight=1.0, replay_refresh=100),
     "trcl_diag-10, anew every 100": form("trcl_diag", weight=10.0, replay_refresh=100),
 }

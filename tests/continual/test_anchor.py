@@ -267,6 +267,7 @@ def test_zero_weight_has_no_gradient():
 
 def test_an_unknown_metric_is_refused():
     with pytest.raises(
-        ValueError, match="metric must be one of diagonal, rank1, lowrank, diagonal_lowrank, isotropic, mas, got 'kfac'"
+        ValueError,
+        match="metric must be one of diagonal, rank1, lowrank, diagonal_lowrank, kronecker, isotropic, mas, got 'kfac'",
     ):
         FisherAnchor("kfac")

@@ -222,7 +222,8 @@ def test_a_loss_that_gradients_do_not_reach_has_an_empty_fisher():
 def test_unusable_estimates_are_refused():
     layout, theta = vector()
     with pytest.raises(
-        ValueError, match="metric must be one of diagonal, rank1, lowrank, diagonal_lowrank, isotropic, mas, got 'full'"
+        ValueError,
+        match="metric must be one of diagonal, rank1, lowrank, diagonal_lowrank, kronecker, isotropic, mas, got 'full'",
     ):
         estimate("full", Sampled(Toy(), layout, theta, corrupted_batch()), rng())
     with pytest.raises(ValueError, match="losses must be finite near the weights"):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trcl_policy.continual.fisher import Diagonal, DiagonalLowRank, Isotropic, LowRank, Metric
+from trcl_policy.continual.kronecker import Kronecker
 from trcl_policy.continual.model import Model
 from trcl_policy.continual.params import Batch, Layout
 
@@ -33,9 +34,24 @@ def dense(metric: Metric, size: int) -> Tensor:
         return torch.diag(metric.values.double())
     if isinstance(metric, DiagonalLowRank):
         return torch.diag(metric.values.double()) + dense(metric.low, size)
+    if isinstance(metric, Kronecker):
+        return _dense_products(metric)
     total = torch.zeros(size, size, dtype=torch.float64)
     for vector, value in zip(metric.basis.double(), metric.values.double(), strict=True):
         total += value * torch.outer(vector, vector)
+    return total
+
+
+def _dense_products(metric: Kronecker) -> Tensor:
+    total = torch.diag(metric.values.double())
+    for block, inputs, outputs in zip(metric.blocks, metric.inputs, metric.outputs, strict=True):
+        places = [  # of the matrix with the bias as its last column, row by row
+            block.bias + row if column == block.columns else block.start + row * block.columns + column
+            for row in range(block.rows)
+            for column in range(len(inputs))
+        ]
+        at = torch.tensor(places)
+        total[at[:, None], at] += torch.kron(outputs.double(), inputs.double())
     return total
 
 

@@ -3,7 +3,8 @@
     Q(theta) = coefficient * sum_k (theta - theta_k*)' F_k (theta - theta_k*)         (paper, section 1)
 
 quadratic.py merges terms without loss, so memory is two vectors for diagonals, however many tasks, and ``rank`` vectors
-a task for low rank (one for rank-1); ``keep`` may bound the latter, or hold every task apart.
+a task for low rank (one for rank-1); ``keep`` may bound the latter, or hold every task apart. Kronecker products merge
+into the nearest one around the latest weights: two matrices a layer, however many tasks.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class FisherAnchor:
         where = "a task" if self.keep in ("merged", "separate") else "in all"
         low = {"rank1": f"one vector {where}"}.get(self.kind, f"`rank` vectors {where}")
         held = "a task" if self.keep == "separate" else "in all"
-        own = f"{'one vector' if self.kind == 'isotropic' else 'two vectors'} {held}"
+        vectors = {"isotropic": "one vector", "kronecker": "two vectors and two square matrices a layer"}
+        own = f"{vectors.get(self.kind, 'two vectors')} {held}"
         return {"rank1": low, "lowrank": low, "diagonal_lowrank": f"{own} and {low}"}.get(self.kind, own)
 
     @property

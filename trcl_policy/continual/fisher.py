@@ -23,6 +23,7 @@ from torch import Tensor
 
 from trcl_policy.continual import gradients
 from trcl_policy.continual.curvature import hessian_trace
+from trcl_policy.continual.factors import kronecker_fisher
 from trcl_policy.continual.gradients import Sampled, per_sample_gradients
 from trcl_policy.continual.metric import Diagonal, DiagonalLowRank, FisherMetric, Isotropic, LowRank, Metric
 from trcl_policy.continual.params import Batch, Params
@@ -52,7 +53,7 @@ class Estimate:
 
     Attributes:
         metric: the Fisher, not yet in curvature units.
-        trace: E|g|^2, the trace of the full Fisher; for ``mas`` the sum of a.
+        trace: E|g|^2, the trace of the full Fisher; for ``mas`` the sum of a, for ``kronecker`` with drawn targets.
         curvature_ratio: c of the notation above; ``c * F`` is in units of the loss's own curvature.
         num_samples: samples that were averaged.
     """
@@ -68,10 +69,11 @@ def estimate(kind: str, sampled: Sampled, rng: torch.Generator, rank: int = 16) 
 
     Args:
         kind: ``diagonal``, ``rank1`` (along the mean gradient, as published), ``lowrank`` (its ``rank`` largest
-            eigenpairs), ``diagonal_lowrank`` (those and the diagonal of what they leave), ``isotropic`` (the identity,
-            in curvature units the loss's mean curvature) or ``mas`` (the diagonal a, which knows no targets).
+            eigenpairs), ``diagonal_lowrank`` (those and the diagonal of what they leave), ``kronecker`` (a product of
+            two matrices a layer, factors.py), ``isotropic`` (the identity, in curvature units the loss's mean
+            curvature) or ``mas`` (the diagonal a, which knows no targets).
         sampled: model, weights and samples with their noise already drawn.
-        rng: draws the directions of the curvature measurement and of the sketch.
+        rng: draws the directions of the curvature measurement and of the sketch, and the targets of ``kronecker``.
         rank: number of eigenpairs; fewer where the samples have fewer.
 
     Raises:
@@ -122,6 +124,11 @@ def _diagonal_lowrank(sampled: Sampled, rank: int, rng: torch.Generator) -> tupl
     low, trace = _lowrank(sampled, rank, rng)
     left = sampled.mean_squares() - low.diagonal()
     return DiagonalLowRank(left.clamp_min(0), low), trace
+
+
+def _kronecker(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
+    metric = kronecker_fisher(sampled, rng)
+    return metric, metric.trace()
 
 
 def _mas(sampled: Sampled, rank: int, rng: torch.Generator) -> tuple[Metric, float]:
@@ -205,6 +212,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "rank1": _rank1,
     "lowrank": _lowrank,
     "diagonal_lowrank": _diagonal_lowrank,
+    "kronecker": _kronecker,
     "isotropic": _isotropic,
     "mas": _mas,
 }

@@ -69,7 +69,7 @@ class Sampled:
     def mean_gradient(self) -> Tensor:
         """E[g], (P,) in float64: a backward pass of the summed losses, no single sample's gradient is formed."""
         params, total = leaves(self.layout, self.theta), torch.zeros_like(self.theta, dtype=torch.float64)
-        for piece in self._pieces():
+        for piece in self.pieces():
             total += gradient(self.model.losses(params, piece).sum(), params, self.layout)
         return total / self.num_samples
 
@@ -91,11 +91,11 @@ class Sampled:
             return torch.autograd.grad(product, ones)[0]
 
         try:
-            return torch.cat([of_piece(piece) for piece in self._pieces()])
+            return torch.cat([of_piece(piece) for piece in self.pieces()])
         except RuntimeError:
             return torch.cat([rows @ direction for rows in self.gradients()])
 
-    def _pieces(self) -> list[Batch]:
+    def pieces(self) -> list[Batch]:
         """The samples in chunks for what forms no single sample's gradient."""
         return chunks(self.corrupted, self.chunk_size or ROWS_WITHOUT_GRADIENTS)
 
@@ -105,7 +105,7 @@ class Sampled:
         sums, params = self.layout.unflatten(total), self.layout.unflatten(self.theta.detach())
         with torch.compiler.set_stance("force_eager"):  # compiled functions can't be watched
             usable = usable_calls(self.model.losses, params, self.corrupted)
-        for piece in self._pieces():
+        for piece in self.pieces():
             with torch.compiler.set_stance("force_eager"):
                 found = sums_of_squares(self.model.losses, params, piece, usable, MOST_NUMBERS)
             missing = [name for name in self.layout.names if name not in found]

@@ -75,13 +75,13 @@ def _linear(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str
 
 
 def _conv1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
-    total = _products(delta, _windows(x, call), most_numbers)
+    total = _products(delta, windows(x, call), most_numbers)
     return {"weight": total.view_as(call.inputs["weight"]), "bias": delta.sum(2).square().sum(0)}
 
 
 def _conv_transpose1d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str, Tensor]:
-    windows = _windows(delta, call)[:, : x.shape[2]]  # output padding may add a window that no input reaches
-    total = _products(x, windows, most_numbers)
+    seen = windows(delta, call)[:, : x.shape[2]]  # output padding may add a window that no input reaches
+    total = _products(x, seen, most_numbers)
     return {"weight": total.view_as(call.inputs["weight"]), "bias": delta.sum(2).square().sum(0)}
 
 
@@ -92,13 +92,13 @@ def _conv2d(call: Call, x: Tensor, delta: Tensor, most_numbers: int) -> dict[str
     most = min(most_numbers, LONG) if x.device.type == "cpu" else most_numbers
     size = max(1, most // (total.shape[1] * delta[0, 0].numel()))  # windows are a kernel times larger than x
     for some, slopes in zip(x.split(size), delta.split(size), strict=True):
-        windows = _windows2d(some, call, tuple(delta.shape[2:]))
-        total += _products(slopes.flatten(2), windows.flatten(1, 3).flatten(2).mT, most_numbers)
+        seen = windows2d(some, call, tuple(delta.shape[2:]))
+        total += _products(slopes.flatten(2), seen.flatten(1, 3).flatten(2).mT, most_numbers)
     squares = total.view(len(weight), *kernel, channels).permute(0, 3, 1, 2)
     return {"weight": squares, "bias": delta.sum((2, 3)).square().sum(0)}
 
 
-def _windows2d(x: Tensor, call: Call, places: tuple[int, ...]) -> Tensor:
+def windows2d(x: Tensor, call: Call, places: tuple[int, ...]) -> Tensor:
     """What each output of a convolution of x (B, C, H, W) sees, (B, *kernel, C, *places).
 
     Copied one place of the kernel at a time, in long runs: ``functional.unfold`` is slower than the products.
@@ -162,7 +162,7 @@ def _pairs(x: Tensor) -> Tensor:
     return found
 
 
-def _windows(x: Tensor, call: Call) -> Tensor:
+def windows(x: Tensor, call: Call) -> Tensor:
     """What each output of a convolution of x (B, C, T) sees, (B, L, C * kernel)."""
     stride, padding, dilation = (_one(call.inputs[key]) for key in ("stride", "padding", "dilation"))
     wide, kernel = functional.pad(x, (padding, padding)), call.inputs["weight"].shape[2]

@@ -55,6 +55,7 @@ class Recipe:
 
 
 KIRKPATRICK, R1F = "Kirkpatrick et al. 2017", "arXiv 2509.23593"
+RITTER = "Ritter, Botev, Barber 2018"
 CHAUDHRY, SHIN, TRCL = "Chaudhry et al. 2019", "Shin et al. 2017", "arXiv 2602.02417"
 FINN, WU, RIEMER, GUPTA = "Finn et al. 2019", "Wu et al. 2024", "Riemer et al. 2019", "Gupta et al. 2020"
 OURS = "ours"
@@ -70,6 +71,7 @@ METHODS: dict[str, Recipe] = {
     "ewc_online": Recipe("One running Fisher around the latest weights", "Schwarz et al. 2018", anchor="online"),
     "ewc_rank1": Recipe("Fisher penalty along the mean gradient", R1F, anchor="rank1"),
     "ewc_lowrank": Recipe("Fisher penalty along its largest eigenvectors", OURS, anchor="lowrank"),
+    "ewc_kfac": Recipe("Fisher penalty of Kronecker products a layer", RITTER, anchor="kronecker"),
     "si": Recipe("Penalty by each weight's share in the falling loss", "Zenke et al. 2017", anchor="path"),
     "mas": Recipe("Penalty by the sensitivity of the predictions", "Aljundi et al. 2018", anchor="sensitivity"),
     "packnet": Recipe("Every task gets weights of its own", "Mallya, Lazebnik 2018", update="packed"),
@@ -97,8 +99,10 @@ METHODS: dict[str, Recipe] = {
     "trcl_diag": Recipe("Diagonal Fisher penalty", OURS, "penalty", "diagonal", "distilled"),
     "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),
     "trcl_mixed": Recipe("Diagonal and low-rank Fisher penalty", OURS, "penalty", "mixed", "distilled"),
+    "trcl_kfac": Recipe("Fisher penalty of Kronecker products a layer", OURS, "penalty", "kronecker", "distilled"),
     "trcl_prox": Recipe("Diagonal, a proximal step after the optimiser's", OURS, "proximal", "diagonal", "distilled"),
     "trcl_diag_plain": Recipe("trcl_diag on ordinary replay", "control", "penalty", "diagonal", "generated"),
+    "trcl_kfac_plain": Recipe("trcl_kfac on ordinary replay", "control", "penalty", "kronecker", "generated"),
     "trcl_prox_plain": Recipe("trcl_prox on ordinary replay", "control", "proximal", "diagonal", "generated"),
     "trcl_ball": Recipe("Diagonal, a hard ball", TRCL + ", constrained form", "ball", "diagonal", "distilled"),
     "trcl_dual": Recipe("Proximal, to meet a target for the old loss", OURS, "dual_anchor", "diagonal", "distilled"),

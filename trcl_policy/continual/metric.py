@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trcl_policy.continual.kronecker import Kronecker
+
 COLUMNS = 2**16
 """Columns of a basis that are widened to float64 at a time."""
 
@@ -215,4 +217,4 @@ class DiagonalLowRank:
         return Diagonal(self.values).trace() + self.low.trace()
 
 
-Metric = Isotropic | Diagonal | LowRank | DiagonalLowRank
+Metric = Isotropic | Diagonal | LowRank | DiagonalLowRank | Kronecker

@@ -118,6 +118,7 @@ ANCHORS: dict[str, Callable[[Options], Anchor]] = {
     "rank1": _fisher("rank1"),
     "lowrank": _fisher("lowrank"),
     "mixed": _fisher("diagonal_lowrank"),
+    "kronecker": _fisher("kronecker"),
     "online": _fisher("diagonal", keep="online"),
     "sensitivity": _fisher("mas"),
     "path": lambda o: PathAnchor(o.weight, o.si_damping),

@@ -8,6 +8,8 @@ Notation and how each part merges:
     s, u, b  all eigenpairs of the low-rank parts, stacked, with b_j = u_j'theta_k in float64 instead of the centre
     A        I + t D, the diagonal matrix of a proximal step t; Woodbury adds the low-rank part to it
 The constant, the price of the best compromise, is left out: it changes no gradient and no step.
+
+A sum of Kronecker products is the one that is not exact (centered.py).
 """
 
 from __future__ import annotations
@@ -19,65 +21,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.metric import Diagonal, DiagonalLowRank, Isotropic, LowRank, Metric
+from trcl_policy.continual.centered import Centered
+from trcl_policy.continual.metric import Diagonal, DiagonalLowRank, LowRank, Metric
 
 FAR = 1e6
 """Proximal step, in units of 1 / mean curvature, that counts as infinite."""
-
-
-@dataclass(frozen=True)
-class Centered:
-    """(x - center)' D (x - center) for a diagonal D."""
-
-    metric: Diagonal | Isotropic
-    center: Tensor
-
-    def add_gradient(self, direction: Tensor, theta: Tensor) -> None:
-        """Add D (theta - center) to ``direction`` (P,) in place, in two passes over the weights."""
-        offset = torch.sub(theta, self.center, out=self._offset)
-        if isinstance(self.metric, Isotropic):
-            direction.add_(offset, alpha=self.metric.value)
-        else:
-            direction.addcmul_(offset, self.metric.values)
-
-    def divisor(self, scale: float) -> Tensor:
-        """A = 1 + scale * diag(D), (P,); the tensor is the same each time and overwritten by the next call."""
-        if isinstance(self.metric, Isotropic):
-            return self._scratch.fill_(1.0 + scale * self.metric.value)
-        return torch.add(self.center.new_ones(()), self.metric.values, alpha=scale, out=self._scratch)
-
-    @cached_property
-    def _scratch(self) -> Tensor:
-        """Memory for ``divisor``: a new vector at every step costs more than the arithmetic."""
-        return torch.empty_like(self.center)
-
-    @cached_property
-    def _offset(self) -> Tensor:
-        """Memory for theta - center."""
-        return torch.empty_like(self.center)
-
-    def proximal(self, theta: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-        """center + (theta - center) / (1 + scale D), (P,), in three passes over the weights; into ``out`` if given."""
-        offset = torch.sub(theta, self.center, out=self._offset)
-        return torch.addcdiv(self.center, offset, self.divisor(scale), out=out)
-
-    def joined(self, other: Centered) -> Centered:
-        """The sum of both, around the precision-weighted mean; a weight that neither holds keeps this centre."""
-        move = other.center - self.center
-        if isinstance(self.metric, Isotropic) and isinstance(other.metric, Isotropic):
-            value = self.metric.value + other.metric.value
-            share = other.metric.value / value if value > 0 else 0.0
-            return Centered(Isotropic(value, self.metric.size), self.center + share * move)
-        new = other.values
-        total = self.values + new
-        return Centered(Diagonal(total), self.center + torch.where(total > 0, new / total, 0.0) * move)
-
-    @property
-    def values(self) -> Tensor:
-        """The diagonal of D, (P,)."""
-        if isinstance(self.metric, Isotropic):
-            return torch.full_like(self.center, self.metric.value)
-        return self.metric.values
 
 
 @dataclass(frozen=True)
@@ -122,7 +70,7 @@ class Quadratic:
     """A merged sum of quadratics; empty without parts.
 
     Attributes:
-        centered: the diagonal part, with its centre.
+        centered: the diagonal part, or that of Kronecker products, with its centre.
         projected: the low-rank part, with what its rows see of the centres.
     """
 
@@ -140,11 +88,11 @@ class Quadratic:
         return cls(Centered(metric, theta.clone()))
 
     def plus(self, metric: Metric, unit: float, theta: Tensor) -> Quadratic:
-        """With one more term ``unit * F`` around ``theta``, exact up to a constant for any mixture of metrics."""
+        """With one more term ``unit * F`` around ``theta``, exact up to a constant for any mixture but Kronecker's."""
         return self.joined(Quadratic.around(metric.scaled(unit), theta))
 
     def joined(self, other: Quadratic) -> Quadratic:
-        """The sum of both, exact up to a constant."""
+        """The sum of both, exact up to a constant but for Kronecker products."""
         centered = self.centered or other.centered
         if self.centered and other.centered:
             centered = self.centered.joined(other.centered)
@@ -277,11 +225,7 @@ class Quadratic:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that ``restore`` needs."""
-        found: dict[str, Tensor] = {}
-        if self.centered is not None:
-            metric = self.centered.metric
-            own = torch.tensor(metric.value, dtype=torch.float64) if isinstance(metric, Isotropic) else metric.values
-            found = {"center": self.centered.center, "values": own}
+        found = {} if self.centered is None else self.centered.state()
         if self.projected is not None:
             low = self.projected.metric
             found = {**found, "basis": low.basis, "eigenvalues": low.values, "at": self.projected.at}
@@ -290,11 +234,8 @@ class Quadratic:
     @classmethod
     def restore(cls, state: Mapping[str, Tensor]) -> Quadratic:
         """The quadratic whose ``state`` was saved."""
-        centered = projected = None
-        if "center" in state:
-            center, own = state["center"], state["values"]
-            one = Isotropic(float(own), center.numel()) if own.ndim == 0 else Diagonal(own)
-            centered = Centered(one, center)
+        centered = Centered.restore(state) if "center" in state else None
+        projected = None
         if "basis" in state:
             projected = Projected(LowRank(state["basis"], state["eigenvalues"]), state["at"])
         return cls(centered, projected)

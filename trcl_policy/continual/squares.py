@@ -75,24 +75,33 @@ def sums_of_squares(
         usable: what ``usable_calls`` found.
         most_numbers: numbers that gradients held at a time may have, in layers that see several vectors a sample.
     """
+    found: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for call, x, delta in watched(losses, params, corrupted, usable):
+            squares = LAYERS[call.function].squares(call, x, delta, most_numbers)
+            found.update({name: squares[key] for key, name in call.names.items()})
+    return found
+
+
+def watched(losses: Losses, params: Params, corrupted: Batch, usable: set[Key]) -> list[tuple[Call, Tensor, Tensor]]:
+    """The calls in ``usable`` with their input x and the gradient delta of the summed loss by what comes out.
+
+    Empty where the network goes other ways than ``usable_calls`` saw it go.
+    """
     if not usable:
-        return {}
+        return []
     params = {name: leaf.detach() for name, leaf in params.items()}
     with torch.enable_grad(), _Watch(params, usable) as watch:
         total = losses(params, corrupted).sum()
     calls = watch.calls
     if Counter(call.key for call in calls) != Counter(usable) or not all(map(_has_rows(corrupted), calls)):
-        return {}  # the network goes other ways than for few samples
+        return []  # the network goes other ways than for few samples
     deltas = torch.autograd.grad(total, [call.output for call in calls], materialize_grads=True)
-    found: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for call, delta in zip(calls, deltas, strict=True):
-            dtype = params[next(iter(call.names.values()))].dtype  # under autocast input and delta are narrower
-            x = call.inputs["input"]
-            squares = LAYERS[call.function].squares(
-                call, x.to(dtype) if x.is_floating_point() else x, delta.to(dtype), most_numbers
-            )
-            found.update({name: squares[key] for key, name in call.names.items()})
+    found = []
+    for call, delta in zip(calls, deltas, strict=True):
+        dtype = params[next(iter(call.names.values()))].dtype  # under autocast input and delta are narrower
+        x = call.inputs["input"].detach()
+        found.append((call, x.to(dtype) if x.is_floating_point() else x, delta.to(dtype)))
     return found
 
 
