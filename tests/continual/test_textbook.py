@@ -146,6 +146,7 @@ OTHERS = {
     "running": ("ewc_online", "si", "mas"),
     "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "replay_dual"),
     "projected": ("agem", "packnet"),
+    "kronecker": ("ewc_kfac", "trcl_kfac", "trcl_kfac_plain"),  # test_kronecker.py, test_factors.py
 }
 
 
