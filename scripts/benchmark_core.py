@@ -3,11 +3,12 @@
 .venv/bin/python scripts/benchmark_core.py                                            # all, one thread, minutes
 .venv/bin/python scripts/benchmark_core.py --json results/benchmarks/core.json
 
-Fisher: the diagonal, and the rank-1 form along the mean gradient, from 1,024 samples against training passes (forward,
-backward) over the same samples, 256 at a time; their peers are a loop of one backward pass a sample, vmap(grad), and
-one product of curvlinops' empirical Fisher with a vector. Trust region: the gradient of the diagonal penalty, or the
-proximal map (a method takes one of them), against one replay step (256 new and 256 replayed samples with distilled
-targets); its peer is the usual penalty, a sum over parameters that autograd differentiates.
+Fisher: the diagonal, the rank-1 form along the mean gradient and Kronecker products, from 1,024 samples, against
+training passes (forward, backward) over the same samples, 256 at a time; their peers are a loop of one backward pass a
+sample, vmap(grad), and one product of curvlinops' empirical Fisher with a vector. Trust region: the gradient of the
+diagonal penalty, its proximal map (a method takes one of them), or the gradient of the penalty of Kronecker products,
+against one replay step (256 new and 256 replayed samples with distilled targets); the peer is the usual penalty, a sum
+over parameters that autograd differentiates.
 
 Seconds are the process's own (user and system) on one thread, so that other work on the machine counts little. Parts
 take turns, and the fastest of their runs counts.
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trcl_policy.continual.anchor import FisherAnchor
+from trcl_policy.continual.factors import kronecker_fisher
 from trcl_policy.continual.fisher import ESTIMATORS
 from trcl_policy.continual.gradients import Sampled
 from trcl_policy.continual.metric import Diagonal
@@ -77,14 +79,16 @@ def main() -> None:
 
 
 def fisher(name: str, repeats: int) -> dict[str, Any]:
-    """Seconds and ratios of the diagonal and the rank-1 Fisher and their peers."""
+    """Seconds and ratios of the diagonal, rank-1 and Kronecker-factored Fisher and their peers."""
     few, count = PEER_SAMPLES[name], FISHER[name]
     sampled = problem(NETWORKS[name], count)
     part = sampled.part(slice(few))
     difference = (part.mean_squares() - squares_by_rows(part)).abs().max() / part.mean_squares().max()
     repeats = repeats if count * sampled.layout.size < 2**33 else 2
-    rank1 = functools.partial(ESTIMATORS["rank1"], sampled, 1, torch.Generator())
-    works = {"pass": lambda: training_pass(sampled), "diagonal": sampled.mean_squares, "rank1": rank1}
+    others = {
+        kind: functools.partial(ESTIMATORS[kind], sampled, 1, torch.Generator()) for kind in ("rank1", "kronecker")
+    }
+    works = {"pass": lambda: training_pass(sampled), "diagonal": sampled.mean_squares, **others}
     seconds = fastest(works, repeats)
     peers = {"loop": lambda: [training_pass(part.part(slice(i, i + 1))) for i in range(min(few, 16))]}
     peers |= {"vmap": lambda: squares_by_rows(part)}
@@ -96,17 +100,19 @@ def fisher(name: str, repeats: int) -> dict[str, Any]:
 
 
 def trust_region(name: str, repeats: int) -> dict[str, Any]:
-    """Seconds and ratios of adding the penalty's gradient, of the proximal map, and of the penalty through autograd."""
+    """Seconds and ratios of the penalties' gradients, of the proximal map, and of the penalty through autograd."""
     sampled = problem(NETWORKS[name], 2 * BATCH)
     generator, theta = torch.Generator().manual_seed(1), sampled.theta
     center = theta + 0.01 * torch.randn(theta.shape, generator=generator)
     metric = Diagonal(torch.rand(theta.shape, generator=generator))
     anchor = FisherAnchor().merged_with(metric, 1.0, center)
+    products = FisherAnchor("kronecker").merged_with(kronecker_fisher(sampled, generator), 1.0, center)
     penalty = penalty_by_parameter(sampled.layout, metric.values, center, theta)
     direction, moved = torch.zeros_like(theta), theta.clone()
     works = {
         "replay_step": replay_step(sampled, center),
         "gradient": lambda: anchor.add_gradient(direction, theta),
+        "kronecker_gradient": lambda: products.add_gradient(direction, theta),
         "proximal": lambda: anchor.proximal(theta, 0.1, moved),
         "autograd_penalty": penalty,
     }
