@@ -26,6 +26,7 @@ KINDS = {
     "rank1": "rank 1, mean gradient",
     "top": "rank 1, top eigenvector",
     "lowrank": "rank 16, top eigenvectors",
+    "kronecker": "Kronecker products, a layer each",
 }
 VIEWS = ("distilled", "first order", "plain", "demonstrations")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}

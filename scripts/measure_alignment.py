@@ -91,6 +91,7 @@ class Bench:
         model, layout, rng = self.domain.model, self.layout, self.streams["directions"]
         sampled = Sampled(model, layout, theta, self.draw(task, "fisher", self.count))
         found = {kind: estimate(kind, sampled, rng, RANK) for kind in ("diagonal", "rank1", "lowrank")}
+        found["kronecker"] = estimate("kronecker", sampled, self.streams["targets"])
         metrics = {kind: one.metric.scaled(one.curvature_ratio) for kind, one in found.items()}
         metrics["top"] = LowRank(metrics["lowrank"].basis[:1], metrics["lowrank"].values[:1])
         samples = self.draw(task, "curvature", self.count)
