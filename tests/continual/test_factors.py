@@ -61,7 +61,7 @@ class Sequences(nn.Module):
         super().__init__()
         self.down = nn.Conv1d(2, 3, 3, stride=2, padding=1)
         self.mix = nn.Linear(3, 3)
-        self.up = nn.ConvTranspose1d(3, 2, 4, stride=2, padding=1)
+        self.up = nn.ConvTranspose1d(3, 2, 4, padding=2, dilation=2, output_padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.up(torch.tanh(self.mix(self.down(x).mT).mT))
@@ -159,6 +159,22 @@ def test_a_layer_used_twice_or_too_wide_keeps_its_diagonal(monkeypatch):
     assert kronecker_fisher(sampled, rng(3)).blocks == ()
     monkeypatch.setattr(factors, "WIDEST", 4)
     assert len(kronecker_fisher(sampled, rng(3)).blocks) == 2
+
+
+class Moody(Flat):
+    """Takes another function for its last layer where more than three samples come."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.up(x))
+        return self.down(h) if len(x) <= 3 else h @ self.down.weight.T
+
+
+def test_a_network_that_goes_other_ways_with_many_samples_keeps_its_diagonal(monkeypatch):
+    monkeypatch.setitem(NETS, "moody", (Moody, (3,)))
+    sampled = sampled_of("moody")
+    found, drawn = kronecker_fisher(sampled, rng(3)), with_drawn_targets(sampled, rng(3))
+    assert found.blocks == ()
+    torch.testing.assert_close(found.values, drawn.mean_squares(), **EXACT)
 
 
 @pytest.mark.parametrize("name", NETS)
