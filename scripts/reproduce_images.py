@@ -39,7 +39,7 @@ NOT_MEASURED = "Not measured yet."
 SETTINGS = {"digits": ("training.steps=100",), "scenes": (), "scenes-large": ()}
 """Digits: half the updates of the configuration, enough to learn, few enough for every method."""
 UNFIT = ("replay_rollout", "tdgr")  # they need sequences
-RIVALS = ("finetune", "ewc", "ewc_rank1", "replay", "replay_plain", "er")
+RIVALS = ("finetune", "ewc", "ewc_rank1", "ewc_kfac", "replay", "replay_plain", "er")
 
 
 def main() -> int:

@@ -14,7 +14,20 @@ from trcl_policy.report import curves, plots
 from trcl_policy.report.groups import Group, averaged
 from trcl_policy.report.runs import Run
 
-SHOWN = ("finetune", "ewc", "ewc_rank1", "replay_plain", "replay", "er", "ftml", "vrmcl", "trcl", "joint")
+SHOWN = (
+    "finetune",
+    "ewc",
+    "ewc_rank1",
+    "ewc_kfac",
+    "replay_plain",
+    "replay",
+    "er",
+    "ftml",
+    "vrmcl",
+    "trcl",
+    "trcl_kfac",
+)
+SHOWN += ("joint",)
 """Methods that are drawn; with the best trust-region form, where it is another."""
 EARLY = 3
 
