@@ -92,18 +92,12 @@ def sampled_of(name, count=12, chunk_size=None, scale=1.0):
     return Sampled(Regression(net, scale), layout, layout.flatten(params), corrupted, chunk_size)
 
 
-def places(sampled, name):
-    """Where a parameter lies in the vector."""
-    start = dict(zip(sampled.layout.names, [0, *torch.tensor(sampled.layout.sizes).cumsum(0).tolist()], strict=False))
-    return start[name]
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_rows_multiply_to_the_gradient_of_each_sample(name):
     """Over a sample's places, the sum of gradients by outputs times inputs is its gradient, bias and all."""
     sampled = sampled_of(name)
     losses, params = sampled.model.losses, sampled.layout.unflatten(sampled.theta)
-    starts, seen = factors._starts(sampled), set()
+    starts, seen = sampled.layout.starts, set()
     usable = usable_calls(losses, params, sampled.corrupted)
     for row in range(3):
         piece = {key: leaf[row : row + 1] for key, leaf in sampled.corrupted.items()}
@@ -140,8 +134,8 @@ def test_factors_are_second_moments_of_inputs_and_gradients():
     sampled = sampled_of("flat")
     net, count = sampled.model.net, sampled.num_samples
     metric = kronecker_fisher(sampled, rng(3))
-    place = [block.start for block in metric.blocks].index(places(sampled, "down.weight"))
-    assert metric.blocks[place] == Block(places(sampled, "down.weight"), 2, 4)
+    place = [block.start for block in metric.blocks].index(sampled.layout.starts["down.weight"])
+    assert metric.blocks[place] == Block(sampled.layout.starts["down.weight"], 2, 4)
     h = net.norm(torch.tanh(net.up(sampled.corrupted["x"])))
     h = net.twice(torch.tanh(net.twice(h))).detach()
     drawn = torch.randn(count, 2, generator=rng(3), dtype=torch.float64)
@@ -154,7 +148,9 @@ def test_factors_are_second_moments_of_inputs_and_gradients():
 def test_a_layer_used_twice_or_too_wide_keeps_its_diagonal(monkeypatch):
     sampled = sampled_of("flat")
     found = kronecker_fisher(sampled, rng(3))
-    assert {block.start for block in found.blocks} == {places(sampled, key) for key in ("up.weight", "down.weight")}
+    assert {block.start for block in found.blocks} == {
+        sampled.layout.starts[key] for key in ("up.weight", "down.weight")
+    }
     monkeypatch.setattr(factors, "WIDEST", 3)
     assert kronecker_fisher(sampled, rng(3)).blocks == ()
     monkeypatch.setattr(factors, "WIDEST", 4)

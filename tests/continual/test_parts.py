@@ -70,6 +70,13 @@ def test_flatten_and_unflatten_undo_each_other(shapes):
     assert torch.equal(layout.flatten_rows(rows), torch.stack([flat, 2 * flat]))
 
 
+def test_starts_tell_where_each_tensor_lies():
+    layout, theta = vector()
+    for name, leaf in layout.unflatten(theta).items():
+        start = layout.starts[name]
+        assert torch.equal(theta[start : start + leaf.numel()], leaf.flatten())
+
+
 def test_unflattened_tensors_are_views_and_flattened_ones_a_copy():
     layout, theta = vector()
     views = layout.unflatten(theta)

@@ -38,7 +38,7 @@ def kronecker_fisher(sampled: Sampled, rng: torch.Generator) -> Kronecker:
     """The Fisher of the mean loss over ``sampled``, with targets drawn from ``rng``, as Kronecker products a layer."""
     drawn = with_drawn_targets(sampled, rng)
     values, moments = drawn.mean_squares(), dict[Block, _Moments]()
-    params, starts = drawn.layout.unflatten(drawn.theta.detach()), _starts(drawn)
+    params, starts = drawn.layout.unflatten(drawn.theta.detach()), drawn.layout.starts
     with torch.compiler.set_stance("force_eager"):  # compiled functions can't be watched
         usable = usable_calls(drawn.model.losses, params, drawn.corrupted)
         for piece in drawn.pieces():
@@ -94,14 +94,6 @@ def _assembled(values: Tensor, moments: dict[Block, _Moments]) -> Kronecker:
         for part in block.parts:
             values[part] = 0
     return Kronecker(values, tuple(moments), tuple(inputs), tuple(outputs))
-
-
-def _starts(sampled: Sampled) -> dict[str, int]:
-    """Where each parameter begins in the vector."""
-    found, place = {}, 0
-    for name, size in zip(sampled.layout.names, sampled.layout.sizes, strict=True):
-        found[name], place = place, place + size
-    return found
 
 
 def _block(call: Call, starts: dict[str, int]) -> Block | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,12 @@ class Layout:
     def sizes(self) -> tuple[int, ...]:
         """Number of scalars of each tensor."""
         return tuple(shape.numel() for shape in self.shapes)
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """Where each tensor begins in the vector."""
+        places = itertools.accumulate(self.sizes, initial=0)
+        return dict(zip(self.names, places, strict=False))
 
     @property
     def size(self) -> int:
