@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import read_chosen
 from job_queue import Forecast, run_jobs, show_plan
 from jobs import Job, seconds_of, trcl
 from launchers import LAUNCHERS, make_launcher
@@ -143,8 +142,10 @@ def main(words: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--form", default="trcl_diag", help="trcl_diag or trcl_prox, which have a twin on plain replay")
-    parser.add_argument("--weight", type=float, help="of the trust region (default: the tuned one, else 1)")
+    parser.add_argument(
+        "--form", default="trcl_kfac", help="trcl_kfac, trcl_diag or trcl_prox, which have twins on plain replay"
+    )
+    parser.add_argument("--weight", type=float, default=10.0, help="of the trust region, in all cells")
     parser.add_argument("--seeds", type=int, help="seeds 0 .. N-1 (default: 3)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one a core)")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="local cores or a Ray cluster")
@@ -172,17 +173,10 @@ def methods_of(form: str) -> dict[str, str]:
     return {**plain, "distilled": "replay", "distilled_trust": form}
 
 
-def make_jobs(
-    cells: Sequence[Cell], methods: dict[str, str], seeds: int, runs: Path, weight: float | None
-) -> list[Job]:
+def make_jobs(cells: Sequence[Cell], methods: dict[str, str], seeds: int, runs: Path, weight: float) -> list[Job]:
     """The runs of all cells: seed by seed, so that a stopped map is even, and cell by cell within."""
-    if seeds < 1 or (weight is not None and weight < 0):
+    if seeds < 1 or weight < 0:
         raise ValueError(f"seeds must be >= 1 and weight >= 0, got {seeds} and {weight}")
-    chosen = read_chosen()
-    knobs = {
-        name: weight if weight is not None else chosen.get(name, {}).get("method.weight", 1.0)
-        for name in methods.values()
-    }
     return [
         Job(
             folder=runs / cell.name / role / f"seed-{seed}",
@@ -191,7 +185,7 @@ def make_jobs(
                 *cell.settings(),
                 f"method.name={method}",
                 f"seed={seed}",
-                *([f"method.weight={knobs[method]}"] if role.endswith("trust") else []),
+                *([f"method.weight={weight}"] if role.endswith("trust") else []),
             ),
             method=role,
             seed=seed,
