@@ -71,9 +71,11 @@ class _Moments:
 
     @classmethod
     def empty(cls, block: Block, like: Tensor) -> _Moments:
+        """Nothing yet, for a layer of this shape."""
         return cls(like.new_zeros(block.width, block.width), like.new_zeros(block.rows, block.rows))
 
     def plus(self, found: Iterator[Rows], num_samples: int) -> _Moments:
+        """With the rows of ``num_samples`` more samples."""
         count = self.num_rows
         for gradients, inputs in found:
             self.outputs.addmm_(gradients.T, gradients)
