@@ -14,8 +14,9 @@ from stored import RESULTS, load, place
 
 from trcl_policy.continual.methods import METHODS
 
-CORE = ("finetune", "joint", "ewc", "ewc_rank1", "replay", "replay_plain", "er", "ftml", "vrmcl", "trcl")
-"""Methods that the paper compares, with the bounds and stored samples."""
+CORE = ("finetune", "joint", "ewc", "ewc_rank1", "replay", "replay_plain", "er", "ftml", "vrmcl")
+CORE += ("trcl", "trcl_rank1")
+"""Methods that the paper compares, with the bounds, stored samples and our form of the trust region."""
 FORMS = tuple(name for name in METHODS if name.startswith("trcl"))
 CHOSEN = RESULTS / "tuning" / "chosen.json"
 PROBE = ("--steps", "100", "--every", "10", "--episodes", "15")
@@ -51,13 +52,13 @@ class Benchmark:
     probe: tuple[str, ...] = PROBE
 
 
-CONTROLS = ("trcl_diag_plain", "trcl_kfac_plain", "trcl_prox_plain")
+CONTROLS = ("trcl_plain", "trcl_diag_plain", "trcl_prox_plain")
 """Methods of the map alone."""
 EVERY = (*CORE, *(name for name in METHODS if name not in (*CORE, *CONTROLS)))
-LONG = (*CORE, "ewc_kfac", "trcl_diag", "trcl_kfac", "trcl_prox")
+LONG = (*CORE, "ewc_kfac", "trcl_diag", "trcl_prox")
 FIVE = tuple((name, 5) for name in LONG)
 LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
-FEW = ("finetune", "joint", "replay", "ewc_kfac", "trcl", "trcl_diag", "trcl_kfac")
+FEW = ("finetune", "joint", "replay", "ewc_kfac", "trcl", "trcl_rank1", "trcl_diag")
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
     "cw10-small": Benchmark("cw10-small", "cw10", 30, EVERY, 3, FIVE),

@@ -143,7 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--form", default="trcl_kfac", help="trcl_kfac, trcl_diag or trcl_prox, which have twins on plain replay"
+        "--form", default="trcl", help="trcl, trcl_diag or trcl_prox, which have twins on plain replay"
     )
     parser.add_argument("--weight", type=float, default=10.0, help="of the trust region, in all cells")
     parser.add_argument("--seeds", type=int, help="seeds 0 .. N-1 (default: 3)")

@@ -24,8 +24,8 @@ SHOWN = (
     "er",
     "ftml",
     "vrmcl",
+    "trcl_rank1",
     "trcl",
-    "trcl_kfac",
 )
 SHOWN += ("joint",)
 """Methods that are drawn; with the best trust-region form, where it is another."""

@@ -12,7 +12,7 @@ from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.statistics import compare, mean_interval, mean_of_shares_interval
 from trcl_policy.report.tables import NONE, Table, duration, interval, number, size
 
-RIVALS = ("replay", "replay_plain", "er", "ewc", "ewc_rank1", "ewc_kfac", "ftml", "vrmcl", "joint", "trcl")
+RIVALS = ("replay", "replay_plain", "er", "ewc", "ewc_rank1", "ewc_kfac", "ftml", "vrmcl", "joint", "trcl", "trcl_rank1")
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]
 

@@ -146,7 +146,7 @@ OTHERS = {
     "running": ("ewc_online", "si", "mas"),
     "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "replay_dual"),
     "projected": ("agem", "packnet"),
-    "kronecker": ("ewc_kfac", "trcl_kfac", "trcl_kfac_plain"),  # test_kronecker.py, test_factors.py
+    "kronecker": ("ewc_kfac", "trcl", "trcl_plain"),  # test_kronecker.py, test_factors.py
 }
 
 
@@ -181,7 +181,7 @@ HELD = {
     "ewc": ("diagonal", 0.0),
     "ewc_rank1": ("rank1", 0.0),
     "ewc_lowrank": ("lowrank", 0.0),
-    "trcl": ("rank1", 1.0),
+    "trcl_rank1": ("rank1", 1.0),
     "trcl_diag": ("diagonal", 1.0),
     "trcl_diag_plain": ("diagonal", 1.0),
     "trcl_lowrank": ("lowrank", 1.0),

@@ -56,7 +56,7 @@ def assert_same(one, other):
 
 IDENTITIES = {
     "zero weight is replay": (method("trcl_diag", weight=0.0), method("replay")),
-    "zero weight as published is replay": (method("trcl", weight=0.0), method("replay")),
+    "zero weight as published is replay": (method("trcl_rank1", weight=0.0), method("replay")),
     "no replay is ewc": (replace(method("trcl_diag"), replay=NoReplay()), method("ewc")),
     "ewc of zero weight is finetuning": (method("ewc", weight=0.0), method("finetune")),
     "zero beta is ewc": (method("trcl_diag", replay_weight=0.0), method("ewc")),
