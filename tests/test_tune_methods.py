@@ -40,7 +40,7 @@ def test_each_trial_turns_its_methods_knob(tmp_path):
         knob, values = tune.KNOBS[job.method]
         assert getattr(config.method, knob.removeprefix("method.")) in values
         assert config.tasks == tune.SEQUENCE
-        assert config.training.steps == tune.STEPS
+        assert config.training.steps == load_config(tune.CONFIG).training.steps
 
 
 def trial(*runs):
