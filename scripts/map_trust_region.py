@@ -2,6 +2,7 @@
 
 .venv/bin/python scripts/map_trust_region.py --dry-run      # the cells, and about how long they take
 .venv/bin/python scripts/map_trust_region.py                # run what is missing, draw docs/map.md and its figure
+.venv/bin/python scripts/map_trust_region.py --cells w64    # only the cells whose names end so, or whole names
 .venv/bin/python scripts/map_trust_region.py --form trcl_prox --weight .05 --results results/map-prox
 .venv/bin/python scripts/map_trust_region.py --smoke --results /tmp/map --page ''   # one tiny cell, a minute
 .venv/bin/python scripts/map_trust_region.py --page-only    # only docs/map.md, from the stored cells
@@ -115,7 +116,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(words)
     try:
         methods = methods_of(options.form)
-        cells = SMOKE if options.smoke else GRID
+        cells = SMOKE if options.smoke else chosen_cells(options.cells)
         wanted = make_jobs(cells, methods, options.seeds or (2 if options.smoke else 3), options.runs, options.weight)
         launcher = make_launcher("local" if options.dry_run else options.launcher, options.jobs)
     except ValueError as error:
@@ -146,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--form", default="trcl", help="trcl, trcl_diag or trcl_prox, which have twins on plain replay"
     )
     parser.add_argument("--weight", type=float, default=10.0, help="of the trust region, in all cells")
+    parser.add_argument("--cells", default="all", help="names or their endings joined by commas (default: all)")
     parser.add_argument("--seeds", type=int, help="seeds 0 .. N-1 (default: 3)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one a core)")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="local cores or a Ray cluster")
@@ -158,6 +160,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--page-only", action="store_true", help="only fill the page from the stored cells")
     parser.add_argument("--check", action="store_true", help="only compare the page with the stored cells")
     return parser
+
+
+def chosen_cells(spelled: str) -> tuple[Cell, ...]:
+    """The cells of the grid whose names end with one of the words of a list joined by commas; ``all`` are all.
+
+    Raises:
+        ValueError: a word fits none.
+    """
+    words = ("",) if spelled == "all" else tuple(word.strip() for word in spelled.split(","))
+    if lost := [word for word in words if not any(cell.name.endswith(word) for cell in GRID)]:
+        raise ValueError(f"cells must end like starved-300x4-w64, got {', '.join(lost)}")
+    return tuple(cell for cell in GRID if cell.name.endswith(words))
 
 
 def methods_of(form: str) -> dict[str, str]:

@@ -101,6 +101,15 @@ def test_the_default_grid_fits_a_few_hours_of_two_cores():
     assert seconds / 2 < 4 * 3600
 
 
+def test_cells_are_chosen_by_the_ends_of_their_names():
+    assert mapping.chosen_cells("all") == mapping.GRID
+    assert {cell.width for cell in mapping.chosen_cells("w64")} == {64}
+    found = mapping.chosen_cells("starved-1200x8-w128, 300x4-w64")
+    assert [cell.name for cell in found] == [
+        "starved-300x4-w64", "starved-1200x8-w128", "scarce-300x4-w64", "ample-300x4-w64",
+    ]  # fmt: skip
+
+
 def test_other_weights_are_not_mixed_into_a_cell(tmp_path):
     (job,) = mapping.make_jobs(mapping.SMOKE, {"plain_trust": "trcl_diag_plain"}, 1, tmp_path / "runs", 2.0)
     assert not mapping.is_stored(tmp_path, job)
@@ -112,7 +121,7 @@ def test_other_weights_are_not_mixed_into_a_cell(tmp_path):
     assert mapping.is_stored(tmp_path, same)
 
 
-@pytest.mark.parametrize("words", [["--form", "trcl_dual"], ["--seeds", "-1"], ["--weight", "-1"]])
+@pytest.mark.parametrize("words", [["--form", "trcl_dual"], ["--cells", "w65"], ["--seeds", "-1"], ["--weight", "-1"]])
 def test_mistakes_are_one_clear_line(words, capsys):
     assert mapping.main([*words, "--dry-run"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

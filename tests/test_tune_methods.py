@@ -40,26 +40,28 @@ def test_each_trial_turns_its_methods_knob(tmp_path):
         knob, values = tune.KNOBS[job.method]
         assert getattr(config.method, knob.removeprefix("method.")) in values
         assert config.tasks == tune.SEQUENCE
-        assert config.training.steps == tune.STEPS
+        assert config.training.steps == load_config(tune.CONFIG).training.steps
 
 
 def trial(*runs):
     return {str(seed): {"average_final": final, "loss": loss} for seed, (final, loss) in enumerate(runs)}
 
 
-def test_the_best_trial_has_the_highest_success_then_the_lowest_loss():
+def test_the_best_trial_has_the_lowest_loss_of_those_near_the_highest_success():
     trials = {"1.0": trial((0.9, 0.3), (0.7, 0.3)), "10.0": trial((0.8, 0.2), (0.8, 0.2)), "100.0": trial((0.5, 0.1))}
-    assert tune.best(trials) == "10.0"
-    trials["1.0"]["1"]["average_final"] = 0.8
-    assert tune.best(trials) == "1.0"
+    assert tune.best(trials, 100) == "10.0"  # equal success
+    trials["1.0"] = trial((0.82, 0.3), (0.83, 0.3))
+    assert tune.best(trials, 100) == "10.0"  # .8 against .825 +- .027
+    assert tune.best(trials, 1000) == "1.0"  # +- .0085
     trials["100.0"] = trial((1.0, 0.1))  # a trial with fewer seeds has not run its course
-    assert tune.best(trials) == "1.0"
+    assert tune.best(trials, 1000) == "1.0"
+    assert tune.best({"1": trial((0.0, 0.2)), "2": trial((0.0, 0.1))}, 10) == "2"
 
 
 def test_chosen_knobs_reach_the_comparison_once_all_trials_are_there(tmp_path):
     whole = {str(value): trial((0.5 + value / 1e5, 0.1)) for value in tune.KNOBS["ewc"][1]}
     for name, trials in (("ewc", whole), ("l2", {"1.0": trial((0.9, 0.1))})):
-        content = {"method": name, "knob": "method.weight", "trials": trials}
+        content = {"method": name, "knob": "method.weight", "tasks": ["push-v3"], "episodes": 15, "trials": trials}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     assert tune.main(["--table", "--results", str(tmp_path)]) == 0
     assert benchmarks.read_chosen(tmp_path / "chosen.json") == {"ewc": {"method.weight": 10000.0}}
