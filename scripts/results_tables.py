@@ -6,13 +6,26 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from knobs import knob_of
 from stored import Results
 
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.statistics import compare, mean_interval, mean_of_shares_interval
 from trcl_policy.report.tables import NONE, Table, duration, interval, number, size
 
-RIVALS = ("replay", "replay_plain", "er", "ewc", "ewc_rank1", "ewc_kfac", "ftml", "vrmcl", "joint", "trcl", "trcl_rank1")
+RIVALS = (
+    "replay",
+    "replay_plain",
+    "er",
+    "ewc",
+    "ewc_rank1",
+    "ewc_kfac",
+    "ftml",
+    "vrmcl",
+    "joint",
+    "trcl",
+    "trcl_rank1",
+)
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]
 
@@ -108,6 +121,7 @@ def methods_table(found: Mapping[str, Results]) -> Table:
         rows.append(
             (
                 name,
+                _knob(name, seeds),
                 str(len(seeds)),
                 number(_mean(by_seed(seeds, learned))),
                 number(_mean(finals)),
@@ -118,8 +132,14 @@ def methods_table(found: Mapping[str, Results]) -> Table:
             )
         )
     score = "success" if higher_is_better(found) else "distance (lower is better)"
-    header = ("method", "seeds", "right after learning", f"average final {score}", "95 %", "forgetting (all tasks)")
-    return Table("Methods", (*header, "forgetting (old tasks)", "95 %", "held-out loss of old tasks"), tuple(rows))
+    header = ("method", "knob", "seeds", "right after learning", f"average final {score}", "95 %")
+    header += ("forgetting (all tasks)", "forgetting (old tasks)", "95 %", "held-out loss of old tasks")
+    return Table("Methods", header, tuple(rows))
+
+
+def _knob(method: str, seeds: Results) -> str:
+    values = {knob_of(method, document["config"]) for document in seeds.values()}
+    return " and ".join(sorted(value for value in values if value)) or NONE
 
 
 def _mean(values: Mapping[int, float]) -> float | None:

@@ -44,11 +44,17 @@ def test_methods_have_means_and_t_intervals_over_seeds():
     finals = [2.2 / 3, 2.0 / 3, 1.8 / 3]
     reach = 4.3027 * (0.2 / 3) / math.sqrt(3)  # t of 95 % and two degrees; the finals are .2/3 apart
     row = table.rows[0]
-    assert row[:4] == ("replay", "3", "0.90", f"{sum(finals) / 3:.2f}")
-    assert row[4] == f"{2 / 3 - reach:.2f} to {2 / 3 + reach:.2f}"
-    assert row[5] == "+0.23"  # mean over all three tasks: (.35 * 2 + 0) / 3
-    assert row[6] == "+0.35"
-    assert table.rows[2][4] == "(0.64 to 0.84)"  # one seed: over its episodes, here 46 of 60
+    assert row[:5] == ("replay", "replay weight 1", "3", "0.90", f"{sum(finals) / 3:.2f}")
+    assert row[5] == f"{2 / 3 - reach:.2f} to {2 / 3 + reach:.2f}"
+    assert row[6] == "+0.23"  # mean over all three tasks: (.35 * 2 + 0) / 3
+    assert row[7] == "+0.35"
+    assert table.rows[2][5] == "(0.64 to 0.84)"  # one seed: over its episodes, here 46 of 60
+
+
+def test_the_knob_column_shows_each_value_that_was_used():
+    changed = {0: FOUND["trcl"][0], 1: {**FOUND["trcl"][1], "config": {"method": {"weight": 0.01}}}}
+    rows = tables.methods_table({"trcl": changed, "joint": FOUND["replay"]}).rows
+    assert [row[1] for row in rows] == ["–", "weight 0.01 and weight 1"]
 
 
 def test_pairs_are_differences_by_seed_and_say_who_is_ahead():
@@ -178,8 +184,8 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     assert make_results.main(words) == 0
     assert make_results.main([*words, "--check"]) == 0
     text = (folder / "docs" / "results.md").read_text()
-    assert "| trcl | 3 | 0.90 | 0.77 |" in text
-    assert "| trcl | 3 | 0.90 | 0.77 |" in (folder / "README.md").read_text()
+    assert "| trcl | weight 1 | 3 | 0.90 | 0.77 |" in text
+    assert "| trcl | weight 1 | 3 | 0.90 | 0.77 |" in (folder / "README.md").read_text()
     assert "Intervals are 95 %" in text  # what people wrote stays
     made = sorted(path.name for path in (folder / "docs" / "images").iterdir())
     assert made == ["results-cw10-small-average.png", "results-cw10-small-tasks.png"]

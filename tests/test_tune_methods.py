@@ -9,13 +9,13 @@ from trcl_envs.catalog import resolve_sequence
 from trcl_policy.config import load_config
 from trcl_policy.continual.methods import METHODS
 
-tune, benchmarks = script("tune_methods"), script("benchmarks")
+tune, benchmarks, knobs = script("tune_methods"), script("benchmarks"), script("knobs")
 
 
 def test_every_method_with_a_knob_has_the_same_number_of_trials():
-    assert {len(values) for _, values in tune.KNOBS.values()} == {5}
-    assert {*tune.KNOBS, *tune.UNTUNED} == set(METHODS)
-    assert not set(tune.KNOBS) & set(tune.UNTUNED)
+    assert {len(values) for _, values in knobs.KNOBS.values()} == {5}
+    assert {*knobs.KNOBS, *knobs.UNTUNED} == set(METHODS)
+    assert not set(knobs.KNOBS) & set(knobs.UNTUNED)
 
 
 def test_the_tasks_are_none_of_the_compared_sequence():
@@ -33,11 +33,11 @@ def jobs(tmp_path, *words):
 
 def test_each_trial_turns_its_methods_knob(tmp_path):
     made = jobs(tmp_path, "--methods", "all", "--seeds", "1")
-    assert len({job.folder for job in made}) == len(made) == 5 * len(tune.KNOBS)
+    assert len({job.folder for job in made}) == len(made) == 5 * len(knobs.KNOBS)
     for job in made:
         pairs = [word.partition("=") for word in job.settings]
         config = load_config(job.config, {key: json.loads(v) if v[0] in '["0123456789' else v for key, _, v in pairs})
-        knob, values = tune.KNOBS[job.method]
+        knob, values = knobs.KNOBS[job.method]
         assert getattr(config.method, knob.removeprefix("method.")) in values
         assert config.tasks == tune.SEQUENCE
         assert config.training.steps == load_config(tune.CONFIG).training.steps
@@ -59,7 +59,7 @@ def test_the_best_trial_has_the_lowest_loss_of_those_near_the_highest_success():
 
 
 def test_chosen_knobs_reach_the_comparison_once_all_trials_are_there(tmp_path):
-    whole = {str(value): trial((0.5 + value / 1e5, 0.1)) for value in tune.KNOBS["ewc"][1]}
+    whole = {str(value): trial((0.5 + value / 1e5, 0.1)) for value in knobs.KNOBS["ewc"][1]}
     for name, trials in (("ewc", whole), ("l2", {"1.0": trial((0.9, 0.1))})):
         content = {"method": name, "knob": "method.weight", "tasks": ["push-v3"], "episodes": 15, "trials": trials}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
