@@ -7,8 +7,8 @@
 
 The four tasks are none of CW10's, and each gets the 4,000 updates that a task of cw10-small gets, with its network,
 batches and windows: with fewer, a weight is chosen that is too stiff for long training (docs/experiments.md). A method
-gets five trials. Chosen is the one with the lowest held-out loss of all tasks at the end, among those whose final success
-is within one standard error of the best: rollouts alone can't tell near trials apart. finetune, joint and alone have no
+gets five trials. Chosen is the one with the lowest held-out loss of all tasks at the end, among those whose success is
+within one standard error of the best: rollouts alone can't tell near trials apart. finetune, joint and alone have no
 knob. What is chosen goes to results/tuning/chosen.json, which scripts/reproduce_cw10.py reads.
 """
 

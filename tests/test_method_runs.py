@@ -32,7 +32,9 @@ def test_a_run_ends_well(tiny, tmp_path, name):
     assert policy.spec.shape.guided == (name == "tdgr")
 
 
-@pytest.mark.parametrize("name", slow_but(("trcl", "trcl_rank1", "trcl_diag", "trcl_lowrank", "ftml", "mas", "packnet"), ("trcl",)))
+@pytest.mark.parametrize(
+    "name", slow_but(("trcl", "trcl_rank1", "trcl_diag", "trcl_lowrank", "ftml", "mas", "packnet"), ("trcl",))
+)
 def test_a_run_in_half_precision_ends_well(tiny, tmp_path, name):
     done = tiny.trcl("train", tiny.config, "--out", tmp_path / "run", *words(name, "--precision", "bf16"))
     assert done.status == 0, done.stderr

@@ -142,7 +142,10 @@ IDENTITIES = {
         method("trcl_prox"),
     ),
     "anchors kept apart are merged ones": (method("trcl_diag", keep_anchors="separate"), method("trcl_diag")),
-    "anchors kept apart are merged ones of low rank": (method("trcl_rank1", keep_anchors="separate"), method("trcl_rank1")),
+    "anchors kept apart are merged ones of low rank": (
+        method("trcl_rank1", keep_anchors="separate"),
+        method("trcl_rank1"),
+    ),
     "a huge ball is replay": (method("trcl_ball", rise=1e12), REPLAY),
     "a huge ball without replay is finetuning": (Method(update=Ball(1e12), anchor=EWC.anchor), FINETUNE),
     "an anchor's proximal step over nothing is finetuning": (Method(update=Proximal()), FINETUNE),
@@ -210,7 +213,8 @@ def test_online_ewc_of_one_old_task_is_ewc():
     [
         ("trcl_diag", "replay"), ("trcl_diag", "ewc"), ("ewc", "finetune"), ("agem", "finetune"), ("agem", "er"),
         ("replay", "replay_plain"), ("trcl_diag", "trcl_prox"), ("trcl_diag", "trcl"), ("trcl", "trcl_rank1"),
-        ("l2", "ewc"), ("joint", "finetune"), ("trcl_ball", "replay"), ("er", "replay"), ("er", "er_distill"), ("lwf", "replay"),
+        ("l2", "ewc"), ("joint", "finetune"), ("trcl_ball", "replay"), ("er", "replay"), ("er", "er_distill"),
+        ("lwf", "replay"),
         ("si", "finetune"), ("si", "mas"), ("mas", "ewc"), ("ftml", "er"), ("ftml", "ftml_distill"), ("vrmcl", "ftml"),
         ("mer", "er"), ("lamaml", "mer"), ("packnet", "finetune"), ("trcl_mixed", "trcl_lowrank"),
         ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"),
