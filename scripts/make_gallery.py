@@ -1,6 +1,6 @@
 """docs/gallery.md: three early tasks, just learned, forgotten, kept and recovered, side by side.
 
-.venv/bin/python scripts/make_gallery.py --forgets runs/cw10-small/finetune/seed-0 --keeps runs/cw10-small/trcl/seed-0
+.venv/bin/python scripts/make_gallery.py --forgets runs/cw10-small/finetune/seed-0 --keeps runs/cw10-small/replay/seed-0
 
 Four panels of one start state: the first run right after it learned the task, after its last task, the second run after
 its last task, and the first run after a short recovery on the task's demonstrations. Each animation is made smaller
