@@ -69,6 +69,13 @@ def test_chosen_knobs_reach_the_comparison_once_all_trials_are_there(tmp_path):
     assert rows == {"ewc": "10000.0", "l2": "not yet"}
 
 
+@pytest.mark.parametrize("folder", sorted(tune.RESULTS.glob("tuning*")), ids=lambda folder: folder.name)
+def test_every_stored_tuning_can_be_shown(folder):
+    shown = {row[0]: row[-1] for row in tune.table(folder).rows}
+    assert shown
+    assert set(shown.values()) - {"not yet"}
+
+
 def test_stored_trials_are_not_run_again(tmp_path):
     content = {"method": "ewc", "knob": "method.weight", "trials": {"10": trial((0.5, 0.1))}}
     (tmp_path / "ewc.json").write_text(json.dumps(content))
