@@ -61,10 +61,10 @@ LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
 FEW = ("finetune", "joint", "replay", "ewc_kfac", "trcl", "trcl_rank1", "trcl_diag")
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
-    "cw10-small": Benchmark("cw10-small", "cw10", 30, EVERY, 3, FIVE),
-    "cw20": Benchmark("cw20", "cw10", 70, LONG),
-    "random20": Benchmark("random20", "mt50", 70, LONG, 5, orders=True),
-    "mt50": Benchmark("mt50-sequence", "mt50", 300, FEW, 3, probe=LOSS_PROBE),
+    "cw10-small": Benchmark("cw10-small", "cw10", 10, EVERY, 3, FIVE),
+    "cw20": Benchmark("cw20", "cw10", 30, LONG),
+    "random20": Benchmark("random20", "mt50", 30, LONG, 5, orders=True),
+    "mt50": Benchmark("mt50-sequence", "mt50", 100, FEW, 3, probe=LOSS_PROBE),
     "paper": Benchmark("paper/cw10", "cw10", 2000, CORE, 1, noise=0.0),
     "paper-30min": Benchmark("paper/cw10-30min", "cw10", 30, CORE, 1, noise=0.0),
 }
@@ -72,9 +72,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
     "starved": ("method.replay_samples=32", "method.replay_ratio=0.03125", "method.memory=32"),
+    "long": ("training.steps=4000", "training.batch_size=256"),
 }
 """Variants of a benchmark, stored as results/BENCHMARK-SETTING: ``dense`` measures inside the tasks (re-convergence);
-``starved`` has 32 old samples a task and 8 in a batch of 256."""
+``starved`` has 32 old samples a task and one of them beside 32 new ones; ``long`` learns longer, in larger batches."""
 
 
 def results_name(benchmark: Benchmark, setting: str) -> str:

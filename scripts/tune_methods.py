@@ -5,7 +5,7 @@
 .venv/bin/python scripts/tune_methods.py --dry-run              # what would run, and how long
 .venv/bin/python scripts/tune_methods.py --table                # only choose anew and print, from what is stored
 
-The four tasks are none of CW10's, and each gets the 4,000 updates that a task of cw10-small gets, with its network,
+The four tasks are none of CW10's, and each gets the 3,000 updates that a task of cw10-small gets, with its network,
 batches and windows: with fewer, a weight is chosen that is too stiff for long training (docs/experiments.md). A method
 gets five trials. Chosen is the one with the lowest held-out loss of all tasks at the end, among those whose success is
 within one standard error of the best: rollouts alone can't tell near trials apart. finetune, joint and alone have no
@@ -37,7 +37,7 @@ from trcl_policy.report.tables import Table, number
 SEQUENCE = ("coffee-push-v3", "drawer-open-v3", "hand-insert-v3", "door-lock-v3")
 CONFIG = "cw10-small"
 STORE = "data/tuning-100.zarr"
-MINUTES = 6.0
+MINUTES = 3.0
 
 
 def main(words: Sequence[str] | None = None) -> int:

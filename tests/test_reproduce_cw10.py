@@ -43,7 +43,7 @@ def test_random_orders_and_tuned_knobs_reach_the_runs(tmp_path):
     ewc, er = (reproduce.configuration(job) for job in jobs if job.seed == 1)
     assert ewc.tasks == "random20:1"
     assert (ewc.method.weight, er.method.weight) == (100.0, 1.0)
-    assert (er.method.memory, er.method.replay_ratio * er.training.batch_size) == (32, 8)
+    assert (er.method.memory, er.method.replay_ratio * er.training.batch_size) == (32, 4)
     assert jobs[0].folder == tmp_path / "random20-starved" / "ewc" / "seed-0"
 
 
