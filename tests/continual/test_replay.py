@@ -191,6 +191,24 @@ def test_generated_replay_makes_its_pool_anew_with_the_latest_model():
     torch.testing.assert_close(made, samples_of(two)["y"])
 
 
+def test_kept_samples_are_made_once_by_the_model_that_has_just_learned_the_task():
+    a, b, c = make_tasks()
+    tasks, streams = TaskSequence((a, b, Task("first#2", a.samples, a.condition, a), c)), Streams(5)
+    layout, theta = vector(torch.float32)
+    makers, replay = (theta, 2 * theta, 3 * theta, 4 * theta), GeneratedReplay(20, kept=True)
+    for index, maker in enumerate(makers):
+        before, replay = replay, replay.after_task(learned(tasks, index, maker, streams))
+        assert torch.equal(replay.teacher, maker)
+        for key, leaf in samples_of(before).items():
+            assert torch.equal(samples_of(replay)[key][: len(leaf)], leaf)
+    assert replay.pool.origin.bincount().tolist() == [20, 20, 20]  # the task met twice keeps those of its first time
+    for number, maker in enumerate((theta, 2 * theta, 4 * theta)):
+        made = {key: leaf[replay.pool.origin == number] for key, leaf in samples_of(replay).items()}
+        torch.testing.assert_close(made["y"], Toy().predict(layout.unflatten(maker), made))
+    found = replay.draw(request(50, streams))
+    torch.testing.assert_close(found["target"], Toy().predict(layout.unflatten(4 * theta), found))
+
+
 def test_generating_in_chunks_makes_every_sample_once_in_order():
     class Counter(Toy):
         def generate(self, params, condition, rng):
@@ -342,7 +360,10 @@ def test_replay_has_nothing_before_the_first_task(replay):
 
 @pytest.mark.parametrize(
     "replay",
-    [StoredReplay(4), DarkReplay(4, draws=2), InputReplay(), GeneratedReplay(4), GeneratedReplay(4, distilled=False)],
+    [
+        *(StoredReplay(4), DarkReplay(4, draws=2), InputReplay()),
+        *(GeneratedReplay(4), GeneratedReplay(4, distilled=False), GeneratedReplay(4, kept=True)),
+    ],
     ids=lambda r: type(r).__name__,
 )
 def test_a_restored_replay_draws_the_same(replay):
@@ -366,6 +387,7 @@ def test_a_restored_replay_draws_the_same(replay):
         (lambda: GeneratedReplay(keep=0.0), r"replay_keep must be in \(0, 1\], got 0"),
         (lambda: GeneratedReplay(keep=1.1), r"replay_keep must be in \(0, 1\], got 1.1"),
         (lambda: GeneratedReplay(refresh=-1), r"replay_refresh must be >= 0 \[updates\], got -1"),
+        (lambda: GeneratedReplay(refresh=5, kept=True), "replay_refresh must be 0 where .* are kept, got 5"),
         (lambda: GeneratedReplay(chunk_size=0), r"chunk_size must be >= 1 \[samples a call\], got 0"),
     ],
 )

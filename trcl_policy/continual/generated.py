@@ -25,8 +25,10 @@ class GeneratedReplay(Replay):
     """No sample is stored from the past (paper, section 3).
 
     After every task the model of that moment, the teacher, makes a fresh pool for ALL tasks learned so far, equally
-    many for each, each sample from its own noise. While the next task is learned, pool samples are noised again and the
-    student matches the teacher's prediction (``distilled``) or the drawn target (plain).
+    many for each, each sample from its own noise; or, where pools are ``kept``, one for the task just learned, which
+    joins those made before it: as much memory, and no sample is a copy of a copy. While the next task is learned, pool
+    samples are noised again and the student matches the teacher's prediction (``distilled``) or the drawn target
+    (plain).
 
     Attributes:
         samples_per_task: samples made for each old task.
@@ -35,6 +37,7 @@ class GeneratedReplay(Replay):
         weights: weights of the teacher, ``ema`` (those that are released) or ``raw`` (before averaging).
         keep: share of the made samples that is kept of each task, those with the least loss under the teacher; (0, 1].
         refresh: updates after which the pool is made anew within a task; 0 for never.
+        kept: samples of a task are made once, by the model that has just learned it, instead of after every task.
         chunk_size: samples per call of ``generate``.
         pool: samples made.
         teacher: weights (P,) of the previous model.
@@ -46,6 +49,7 @@ class GeneratedReplay(Replay):
     weights: str = "ema"
     keep: float = 1.0
     refresh: int = 0
+    kept: bool = False
     chunk_size: int = 2048
     pool: Pool = field(default_factory=Pool)
     teacher: Tensor | None = None
@@ -64,6 +68,8 @@ class GeneratedReplay(Replay):
             raise ValueError(f"replay_keep must be in (0, 1], got {self.keep}")
         if self.refresh < 0:
             raise ValueError(f"replay_refresh must be >= 0 [updates], got {self.refresh}")
+        if self.refresh and self.kept:
+            raise ValueError(f"replay_refresh must be 0 where generated samples are kept, got {self.refresh}")
         if self.chunk_size < 1:
             raise ValueError(f"chunk_size must be >= 1 [samples a call], got {self.chunk_size}")
 
@@ -77,7 +83,7 @@ class GeneratedReplay(Replay):
         if self.teacher is None or not self.refresh or not request.step or request.step % self.refresh:
             return self
         made = self._made(self.teacher, request.model, request.layout, request.streams, request.old_tasks)
-        return replace(self, pool=made)
+        return replace(self, pool=Pool().extended(made))
 
     def draw(self, request: Request) -> Batch | None:
         """Made samples under new noise; where ``distilled``, their target is the teacher's prediction."""
@@ -87,12 +93,17 @@ class GeneratedReplay(Replay):
         return taught(request, self.teacher, corrupted) if self.distilled else corrupted
 
     def after_task(self, learned: Learned) -> Replay:
-        """Make the model of this moment the teacher and let it make samples of every task seen so far."""
+        """Make the model of this moment the teacher and let it make samples of the tasks whose turn it is."""
         teacher = (learned.theta if self.weights == "ema" or learned.raw is None else learned.raw).clone()
-        made = self._made(teacher, learned.model, learned.layout, learned.streams, learned.old_tasks)
-        return replace(self, pool=made, teacher=teacher)
+        if self.kept and learned.revisited:
+            return replace(self, teacher=teacher)
+        tasks, before = ((learned.task,), self.pool) if self.kept else (learned.old_tasks, Pool())
+        made = self._made(teacher, learned.model, learned.layout, learned.streams, tasks)
+        return replace(self, pool=before.extended(made), teacher=teacher)
 
-    def _made(self, teacher: Tensor, model: Model, layout: Layout, streams: Streams, tasks: tuple[Task, ...]) -> Pool:
+    def _made(
+        self, teacher: Tensor, model: Model, layout: Layout, streams: Streams, tasks: tuple[Task, ...]
+    ) -> list[Batch]:
         params, wanted = layout.unflatten(teacher), -(-self.samples_per_task // self.keep)
         with torch.no_grad():
             if self.source == "rehearsed":
@@ -101,10 +112,7 @@ class GeneratedReplay(Replay):
                 parts = self._generated(model, params, int(wanted), streams, tasks)
             if self.keep < 1:
                 parts = [self._best(model, params, part, streams["replay/filter"]) for part in parts]
-        pool = Pool()
-        for part in parts:
-            pool = pool.joined(part)
-        return pool
+        return parts
 
     def _generated(
         self, model: Model, params: dict[str, Tensor], count: int, streams: Streams, tasks: tuple[Task, ...]

@@ -83,6 +83,8 @@ METHODS: dict[str, Recipe] = {
     "replay": Recipe("Generated replay, teacher's predictions distilled", TRCL, replay="distilled"),
     "replay_plain": Recipe("Generated replay, ordinary loss", SHIN, replay="generated"),
     "replay_rollout": Recipe("The previous model does the old tasks; distilled", TRCL, replay="rehearsed"),
+    "replay_kept": Recipe("Generated once, by the model that just learned the task; distilled", OURS, replay="kept"),
+    "replay_kept_plain": Recipe("The same, ordinary loss", OURS, replay="kept_plain"),
     "replay_dual": Recipe("Distilled replay weighed to meet a target for its loss", OURS, "dual", replay="distilled"),
     "tdgr": Recipe("Generated replay, evenly over time", "Yue et al. 2024", replay="generated", guided=True),
     # meta-learning: as published with stored samples, then with the distilled replay that the others have
@@ -96,6 +98,7 @@ METHODS: dict[str, Recipe] = {
     "lamaml_distill": Recipe("The same on distilled generated replay", GUPTA, "rates", replay="distilled"),
     # trust region and distilled replay
     "trcl": Recipe("Fisher penalty of Kronecker products a layer", OURS, "penalty", "kronecker", "distilled"),
+    "trcl_kept": Recipe("The same on samples that are generated once", OURS, "penalty", "kronecker", "kept"),
     "trcl_rank1": Recipe("As published: Fisher penalty along the mean gradient", TRCL, "penalty", "rank1", "distilled"),
     "trcl_diag": Recipe("Diagonal Fisher penalty", OURS, "penalty", "diagonal", "distilled"),
     "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),

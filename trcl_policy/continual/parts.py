@@ -35,6 +35,7 @@ class Options:
         replay_samples: samples generated for each old task.
         replay_keep: share of the generated samples that is kept, the best by the teacher's own loss.
         replay_refresh: updates after which the samples are generated anew within a task; 0 for never.
+            Methods that generate once have no such knob.
         teacher: weights that generate and teach, ``ema`` or ``raw``.
         memory: real samples stored of each old task.
         dark_draws: corruptions kept of each stored sample (er_distill).
@@ -85,14 +86,15 @@ def _fisher(kind: str, keep: str | None = None) -> Callable[[Options], Anchor]:
     )
 
 
-def _generated(distilled: bool, source: str = "generated") -> Callable[[Options], Replay]:
+def _generated(distilled: bool, source: str = "generated", kept: bool = False) -> Callable[[Options], Replay]:
     return lambda o: GeneratedReplay(
         o.replay_samples,
         distilled=distilled,
         source=source,
         weights=o.teacher,
         keep=o.replay_keep,
-        refresh=o.replay_refresh,
+        refresh=0 if kept else o.replay_refresh,
+        kept=kept,
     )
 
 
@@ -131,4 +133,6 @@ REPLAYS: dict[str, Callable[[Options], Replay]] = {
     "generated": _generated(distilled=False),
     "distilled": _generated(distilled=True),
     "rehearsed": _generated(distilled=True, source="rehearsed"),
+    "kept": _generated(distilled=True, kept=True),
+    "kept_plain": _generated(distilled=False, kept=True),
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -109,6 +111,10 @@ class Pool:
         if self.origin is None:
             return Pool(dict(samples), origin)
         return Pool(concatenate([self.samples, samples]), torch.cat([self.origin, origin]))
+
+    def extended(self, parts: Iterable[Batch]) -> Pool:
+        """With the samples of some more tasks."""
+        return reduce(Pool.joined, parts, self)
 
     def pick(self, request: Request) -> Batch:
         """Samples drawn uniformly with replacement, of the task asked for."""
