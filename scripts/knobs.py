@@ -17,7 +17,8 @@ KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
     **dict.fromkeys(("ftml", "vrmcl", "mer", "lamaml"), INNER),
     **dict.fromkeys(("ftml_distill", "vrmcl_distill", "mer_distill", "lamaml_distill"), INNER),
     **dict.fromkeys(
-        ("trcl", "trcl_kept", "trcl_rank1", "trcl_diag", "trcl_lowrank", "trcl_mixed", "trcl_prox"), GENTLE
+        ("trcl", "trcl_kept", "trcl_kept_prox", "trcl_rank1", "trcl_diag", "trcl_lowrank", "trcl_mixed", "trcl_prox"),
+        GENTLE,
     ),
     **dict.fromkeys(("trcl_plain", "trcl_diag_plain", "trcl_prox_plain"), GENTLE),
     **dict.fromkeys(("replay_dual", "trcl_ball", "trcl_dual"), RISE),

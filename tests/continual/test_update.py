@@ -168,6 +168,15 @@ def test_a_proximal_step_has_rate_over_mean_curvature():
     same(optimizer.theta, THETA + 0.1 + (stepped - THETA - 0.1) / (1 + pull))
 
 
+@pytest.mark.parametrize(("step", "passed"), [(0, 0), (1, 0), (2, 3), (3, 0), (5, 3), (8, 3), (9, 1)])
+def test_a_rare_proximal_step_is_as_long_as_those_it_stands_for(step, passed):
+    anchor, values = anchored()
+    optimizer = descent()
+    direction, _ = taken(Proximal(every=3), optimizer, anchor=anchor, rate=0.05, step=step, total_steps=10)
+    pull = passed * 0.05 * 2.0 * values / values.mean()
+    same(optimizer.theta, THETA + 0.1 + (THETA - 0.05 * direction - THETA - 0.1) / (1 + pull))
+
+
 def test_a_proximal_step_does_not_depend_on_the_losss_scale():
     ends = []
     for scale in (1.0, 100.0):
@@ -491,6 +500,7 @@ def test_the_search_ends_with_the_choice_and_empties_what_is_left():
     ("make", "message"),
     [
         (lambda: Ball(0.0), r"rise must be > 0 \[share of the old loss\], got 0"),
+        (lambda: Proximal(every=0), r"every must be >= 1 \[updates a proximal step\], got 0"),
         (lambda: MetaLeader(0.0), "inner_rate must be > 0, got 0"),
         (lambda: VarianceReduced(momentum=1.0), r"vr_momentum must be in \[0, 1\), got 1"),
         (lambda: Reptile(inner_steps=1), "inner_steps must be >= 2, got 1"),

@@ -99,6 +99,9 @@ METHODS: dict[str, Recipe] = {
     # trust region and distilled replay
     "trcl": Recipe("Fisher penalty of Kronecker products a layer", OURS, "penalty", "kronecker", "distilled"),
     "trcl_kept": Recipe("The same on samples that are generated once", OURS, "penalty", "kronecker", "kept"),
+    "trcl_kept_prox": Recipe(
+        "The same, a proximal step after every ten of the optimiser's", OURS, "proximal_sparse", "kronecker", "kept"
+    ),
     "trcl_rank1": Recipe("As published: Fisher penalty along the mean gradient", TRCL, "penalty", "rank1", "distilled"),
     "trcl_diag": Recipe("Diagonal Fisher penalty", OURS, "penalty", "diagonal", "distilled"),
     "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),

@@ -101,6 +101,7 @@ def _generated(distilled: bool, source: str = "generated", kept: bool = False) -
 UPDATES: dict[str, Callable[[Options], Update]] = {
     "penalty": lambda o: Penalty(),
     "proximal": lambda o: Proximal(),
+    "proximal_sparse": lambda o: Proximal(every=10),
     "ball": lambda o: Ball(o.rise),
     "dual": lambda o: Dual("replay", o.rise, o.dual_speed),
     "dual_anchor": lambda o: Dual("anchor", o.rise, o.dual_speed),

@@ -58,14 +58,25 @@ class Proximal(Update):
 
     theta <- argmin_x |x - theta|^2 / (2 rate) + Q(x) / (2 m), with m the mean curvature of the anchor's metric, so the
     pull on an average weight is rate * w whatever the network or the loss's scale, and no weight w is too large.
+
+    Attributes:
+        every: optimiser's steps to one proximal step, which is then as many times as long: a metric that is dear to
+            solve costs next to nothing so. The last step of a task is always followed by one.
     """
 
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the options once."""
+        if self.every < 1:
+            raise ValueError(f"every must be >= 1 [updates a proximal step], got {self.every}")
+
     def step(self, turn: Turn) -> Update:
-        """Descend along new + beta old, then the anchor's proximal map."""
+        """Descend along new + beta old, then, where its time has come, the anchor's proximal map."""
         turn.descend(turn.joined())
-        scale = turn.anchor.mean_curvature
-        if scale > 0:
-            turn.move_to(turn.anchor.proximal(turn.theta, turn.rate / scale, turn.theta))
+        scale, passed = turn.anchor.mean_curvature, turn.step % self.every + 1
+        if scale > 0 and (passed == self.every or turn.step + 1 == turn.total_steps):
+            turn.move_to(turn.anchor.proximal(turn.theta, passed * turn.rate / scale, turn.theta))
         return self
 
 
