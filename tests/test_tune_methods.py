@@ -9,8 +9,7 @@ from trcl_envs.catalog import resolve_sequence
 from trcl_policy.config import load_config
 from trcl_policy.continual.methods import METHODS
 
-tune, trials = script("tune_methods"), script("trials")
-benchmarks, knobs = script("benchmarks"), script("knobs")
+tune, benchmarks, knobs = script("tune_methods"), script("benchmarks"), script("knobs")
 
 
 def test_every_method_with_a_knob_has_the_same_number_of_trials():
@@ -20,26 +19,16 @@ def test_every_method_with_a_knob_has_the_same_number_of_trials():
 
 
 def test_the_tasks_are_none_of_the_compared_sequence():
-    assert set(tune.SEQUENCES) == set(trials.ROUNDS)
-    for tasks in tune.SEQUENCES.values():
-        assert not set(tasks) & set(resolve_sequence("cw10"))
-    assert len(set(tune.SEQUENCES["second"])) == len(resolve_sequence("cw10"))
+    assert not set(tune.SEQUENCE) & set(resolve_sequence("cw10"))
 
 
-def jobs(tmp_path, *words, name="first"):
-    """What a round would run."""
-    made = []
-
-    def run(jobs, launcher, forecast, done, **more):
-        if done.keywords["name"] == name:
-            made.extend(jobs)
-        return 0
-
+def jobs(tmp_path, *words):
+    found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune, "trcl", lambda *words: None)
-        patch.setattr(tune, "run_jobs", run)
+        patch.setattr(tune, "run_jobs", lambda made, *rest, **more: found.extend(made) or 0)
         tune.main(["--runs", str(tmp_path / "runs"), "--results", str(tmp_path), *words])
-    return made
+    return found
 
 
 def test_each_trial_turns_its_methods_knob(tmp_path):
@@ -50,7 +39,7 @@ def test_each_trial_turns_its_methods_knob(tmp_path):
         config = load_config(job.config, {key: json.loads(v) if v[0] in '["0123456789' else v for key, _, v in pairs})
         knob, values = knobs.KNOBS[job.method]
         assert getattr(config.method, knob.removeprefix("method.")) in values
-        assert config.tasks == tune.SEQUENCES["first"]
+        assert config.tasks == tune.SEQUENCE
         assert config.training.steps == load_config(tune.CONFIG).training.steps
 
 
@@ -58,60 +47,31 @@ def trial(*runs):
     return {str(seed): {"average_final": final, "loss": loss} for seed, (final, loss) in enumerate(runs)}
 
 
-def found(trials, episodes=100):
-    return {"method": "ewc", "knob": "method.weight", "tasks": ["push-v3"], "episodes": episodes, "trials": trials}
-
-
 def test_the_best_trial_has_the_lowest_loss_of_those_near_the_highest_success():
-    of = {"1.0": trial((0.9, 0.3), (0.7, 0.3)), "10.0": trial((0.8, 0.2), (0.8, 0.2)), "100.0": trial((0.5, 0.1))}
-    assert trials.best(found(of)) == "10.0"  # equal success
-    of["1.0"] = trial((0.82, 0.3), (0.83, 0.3))
-    assert trials.best(found(of)) == "10.0"  # .8 against .825 +- .027
-    assert trials.best(found(of, 1000)) == "1.0"  # +- .0085
-    of["100.0"] = trial((1.0, 0.1))  # a trial with fewer seeds has not run its course
-    assert trials.best(found(of, 1000)) == "1.0"
-    assert trials.best(found({"1": trial((0.0, 0.2)), "2": trial((0.0, 0.1))}, 10)) == "2"
-
-
-def test_trials_that_four_tasks_cannot_tell_apart_are_decided_by_ten(tmp_path):
-    of = {f"{value:g}": trial((0.9 - 0.01 * place, 0.1)) for place, value in enumerate(knobs.KNOBS["ewc"][1])}
-    first = found(of)  # .9 +- .03: 1, 10, 100 and 1000 are near
-    assert trials.near_the_best(first) == ["1", "10", "100", "1000"]
-    assert trials.chosen(first) == "1"
-    (tmp_path / "ewc.json").write_text(json.dumps(first))
-    assert jobs(tmp_path, "--methods", "ewc") == []
-    second = jobs(tmp_path, "--methods", "ewc", name="second")
-    assert [job.folder.parent.name for job in second] == ["1", "10", "100", "1000"]
-    assert {json.loads(job.settings[0].removeprefix("tasks=")) == list(tune.SEQUENCES["second"]) for job in second} == {
-        True
-    }
-    ends = {"1": trial((0.5, 0.1)), "10": trial((0.6, 0.1)), "100": trial((0.8, 0.3)), "10000": trial((1.0, 0.1))}
-    assert trials.chosen({**first, "second": found(ends)}) is None  # 1000 is still to run
-    ends["1000"] = trial((0.5, 0.1))
-    assert trials.chosen({**first, "second": found(ends)}) == "100"  # 10000 has not come that far
-
-
-def test_one_trial_far_above_the_others_needs_no_second_round(tmp_path):
-    of = {f"{value:g}": trial((0.9 if value == 10 else 0.1, 0.1)) for value in knobs.KNOBS["ewc"][1]}
-    (tmp_path / "ewc.json").write_text(json.dumps(found(of)))
-    assert jobs(tmp_path, "--methods", "ewc", name="second") == []
-    assert trials.chosen(found(of)) == "10"
+    trials = {"1.0": trial((0.9, 0.3), (0.7, 0.3)), "10.0": trial((0.8, 0.2), (0.8, 0.2)), "100.0": trial((0.5, 0.1))}
+    assert tune.best(trials, 100) == "10.0"  # equal success
+    trials["1.0"] = trial((0.82, 0.3), (0.83, 0.3))
+    assert tune.best(trials, 100) == "10.0"  # .8 against .825 +- .027
+    assert tune.best(trials, 1000) == "1.0"  # +- .0085
+    trials["100.0"] = trial((1.0, 0.1))  # a trial with fewer seeds has not run its course
+    assert tune.best(trials, 1000) == "1.0"
+    assert tune.best({"1": trial((0.0, 0.2)), "2": trial((0.0, 0.1))}, 10) == "2"
 
 
 def test_chosen_knobs_reach_the_comparison_once_all_trials_are_there(tmp_path):
     whole = {str(value): trial((0.5 + value / 1e5, 0.1)) for value in knobs.KNOBS["ewc"][1]}
-    for name, of in (("ewc", whole), ("l2", {"1.0": trial((0.9, 0.1))})):
-        content = {"method": name, "knob": "method.weight", "tasks": ["push-v3"], "episodes": 15, "trials": of}
+    for name, trials in (("ewc", whole), ("l2", {"1.0": trial((0.9, 0.1))})):
+        content = {"method": name, "knob": "method.weight", "tasks": ["push-v3"], "episodes": 15, "trials": trials}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     assert tune.main(["--table", "--results", str(tmp_path)]) == 0
     assert benchmarks.read_chosen(tmp_path / "chosen.json") == {"ewc": {"method.weight": 10000.0}}
-    rows = {row[0]: row[-1] for row in trials.table(tmp_path).rows}
+    rows = {row[0]: row[-1] for row in tune.table(tmp_path).rows}
     assert rows == {"ewc": "10000.0", "l2": "not yet"}
 
 
 @pytest.mark.parametrize("folder", sorted(tune.RESULTS.glob("tuning*")), ids=lambda folder: folder.name)
 def test_every_stored_tuning_can_be_shown(folder):
-    shown = {row[0]: row[-1] for row in trials.table(folder).rows}
+    shown = {row[0]: row[-1] for row in tune.table(folder).rows}
     assert shown
     assert set(shown.values()) - {"not yet"}
 
