@@ -55,10 +55,10 @@ class Benchmark:
 CONTROLS = ("trcl_plain", "trcl_diag_plain", "trcl_prox_plain")
 """Methods of the map alone."""
 EVERY = (*CORE, *(name for name in METHODS if name not in (*CORE, *CONTROLS)))
-LONG = (*CORE, "ewc_kfac", "trcl_diag", "trcl_prox")
+LONG = (*CORE, "ewc_kfac", "replay_kept", "trcl_diag", "trcl_prox", "trcl_kept_prox")
 FIVE = tuple((name, 5) for name in LONG)
 LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
-FEW = ("finetune", "joint", "replay", "ewc_kfac", "trcl", "trcl_rank1", "trcl_diag")
+FEW = ("finetune", "joint", "replay", "replay_kept", "ewc_kfac", "trcl", "trcl_rank1", "trcl_kept_prox")
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
     "cw10-small": Benchmark("cw10-small", "cw10", 10, EVERY, 3, FIVE),

@@ -28,8 +28,8 @@ KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
 """The knob of each method and its five trials. Beside replay the trust region is tried from weak on, alone from 1 on
 (docs/knob.md); with all else equal, a replayed sample costs every method the same."""
 UNTUNED = ("finetune", "joint", "alone")
-COMPARED = ("ewc", "ewc_rank1", "ewc_kfac", "replay", "replay_plain", "er", "ftml", "vrmcl")
-COMPARED += ("trcl", "trcl_rank1", "trcl_diag", "trcl_prox")
+COMPARED = ("ewc", "ewc_rank1", "ewc_kfac", "replay", "replay_plain", "replay_kept", "er", "ftml", "vrmcl")
+COMPARED += ("trcl", "trcl_rank1", "trcl_diag", "trcl_prox", "trcl_kept_prox")
 
 
 def knob_of(method: str, config: Mapping[str, Any]) -> str | None:
