@@ -15,7 +15,7 @@ from benchmarks import BENCHMARKS, make_jobs, results_name
 from pages import complaints, fingerprint, write_figure, write_page
 from published_tables import published_table, reconvergence_table
 from results_figures import drawn_runs, figures
-from results_tables import best_form, cost_table, methods_table, paired_table, probe_table
+from results_tables import best_form, cost_table, methods_table, paired_table, probe_table, quality_table
 from stored import RESULTS, Results, benchmarks, load
 
 from trcl_policy.files import read_json
@@ -118,6 +118,7 @@ def tables(methods: Mapping[str, Results]) -> list[Table]:
         methods_table(methods),
         *(paired_table(methods, name) for name in forms),
         probe_table(methods),
+        quality_table(methods),
         dips_table(runs),
         times_table(runs),
         cost_table(methods),

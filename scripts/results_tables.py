@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from knobs import knob_of
-from stored import Results
+from stored import QUALITIES, Results
 
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.statistics import compare, mean_interval, mean_of_shares_interval
@@ -16,6 +16,7 @@ from trcl_policy.report.tables import NONE, Table, duration, interval, number, s
 RIVALS = (
     "replay",
     "replay_plain",
+    "replay_kept",
     "er",
     "ewc",
     "ewc_rank1",
@@ -25,6 +26,7 @@ RIVALS = (
     "joint",
     "trcl",
     "trcl_rank1",
+    "trcl_kept_prox",
 )
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]
@@ -223,6 +225,27 @@ def probe_table(found: Mapping[str, Results]) -> Table:
     header = ("method", "seeds", "by success", "95 %", "by held-out loss", "95 %")
     title = "Probe recovery: updates until back at 90 % and held; never counts as the probe's length"
     return Table(title, header, tuple(rows))
+
+
+def quality_table(found: Mapping[str, Results]) -> Table:
+    """Replayed samples of the first and of the last generation, mean over old tasks and seeds; see docs/replay.md.
+
+    Of every task but those with one generation only.
+    """
+    rows = []
+    for name, seeds in ordered(found).items():
+        runs = [document["replay"] for document in seeds.values() if document.get("replay")]
+        tasks = [task for run in runs for task in run.values() if len(task[QUALITIES[0]]) > 1]
+        if tasks:
+            cells = (_first_to_last([task[key] for task in tasks]) for key in QUALITIES)
+            rows.append((name, str(len(runs)), *cells))
+    header = ("method", "seeds", *QUALITIES)
+    return Table("Replayed samples beside held-out ones, first to last generation", header, tuple(rows))
+
+
+def _first_to_last(generations: Sequence[Sequence[float]]) -> str:
+    ends = ([of_task[place] for of_task in generations] for place in (0, -1))
+    return " to ".join(f"{sum(values) / len(values):.3f}" for values in ends)
 
 
 def _plain(values: Mapping[int, float]) -> tuple[str, str]:

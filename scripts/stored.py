@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import yaml
 
 from trcl_policy.config import ConfigError, RunConfig, dump_config, make_config
 from trcl_policy.continual.statistics import wilson_interval
-from trcl_policy.files import read_json, write_text
+from trcl_policy.files import read_json, read_jsonl, write_text
 from trcl_policy.report.groups import SEEDLESS
+from trcl_policy.report.replay import by_generation
 from trcl_policy.report.runs import Run, run_of
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LIMIT = 60_000
 """Largest file [bytes] before parts that follow from others are left out."""
 DIGITS = 4
+QUALITIES = ("share", "coverage", "energy")
 Results = dict[int, dict[str, Any]]  # one method's documents by seed
 
 
@@ -29,7 +31,7 @@ def place(results: Path, benchmark: str, method: str, seed: int) -> Path:
 
 
 def export(folder: Path, path: Path) -> None:
-    """Join a finished run's metrics, provenance, configuration and probe (``trcl recover``, where there is one).
+    """Join a finished run's metrics, provenance and configuration; and where there are any, probe and replay's quality.
 
     Numbers are rounded to four digits; see :func:`slimmed` for what large files leave out.
     """
@@ -41,7 +43,17 @@ def export(folder: Path, path: Path) -> None:
     if (folder / "recovery.json").exists():
         probe = read_json(folder / "recovery.json")
         document["probe"] = {name: value for name, value in probe.items() if name != "run"}
+    if (folder / "replay.jsonl").exists():
+        document["replay"] = replay_quality(read_jsonl(folder / "replay.jsonl"))
     write_text(path, as_text(slimmed(document)))
+
+
+def replay_quality(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """What a run's ``replay.jsonl`` says of each old task's samples, generation after generation (docs/replay.md)."""
+    return {
+        task: {name: [line[name] for _, line in sorted(found.items())] for name in QUALITIES}
+        for task, found in by_generation(lines).items()
+    }
 
 
 def slimmed(document: Mapping[str, Any], limit: int = LIMIT) -> dict[str, Any]:

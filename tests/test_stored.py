@@ -77,8 +77,20 @@ def test_export_joins_what_a_run_left(tmp_path, extra):
     (tmp_path / "config.yaml").write_text(json.dumps(made["config"]))
     if extra:
         (tmp_path / "recovery.json").write_text(json.dumps({"run": "/somewhere", "tasks": {}}))
+        lines = [("push", 2, 0.7), ("push", 1, 0.9), ("reach", 1, 0.5)]
+        made_by = [
+            {"task": task, "generation": g, "share": s, "coverage": 2 * s, "energy": 0.1} for task, g, s in lines
+        ]
+        (tmp_path / "replay.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made_by))
     stored.export(tmp_path, tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["metrics"]["scores"] == made["metrics"]["scores"]
     assert found["config"] == made["config"]
     assert found.get("probe") == ({"tasks": {}} if extra else None)
+    quality = found.get("replay")
+    if not extra:
+        assert quality is None
+        return
+    assert quality["push"] == {"share": [0.9, 0.7], "coverage": [1.8, 1.4], "energy": [0.1, 0.1]}
+    table = script("results_tables").quality_table({"replay": {0: found}, "er": {0: {}}})
+    assert table.rows == (("replay", "1", "0.900 to 0.700", "1.800 to 1.400", "0.100 to 0.100"),)
