@@ -21,6 +21,7 @@ SHOWN = (
     "ewc_kfac",
     "replay_plain",
     "replay",
+    "replay_kept",
     "er",
     "ftml",
     "vrmcl",
