@@ -7,7 +7,8 @@
 .venv/bin/python scripts/reproduce_cw10.py --benchmark mt50 --launcher ray --jobs 50
 
 Finished runs are skipped, stopped ones go on, so the same command may be killed and given again at any time. Each
-method runs with the knobs that scripts/tune_methods.py chose for it (results/tuning/chosen.json). Afterwards:
+method runs with the knobs that scripts/tune_methods.py chose for it (results/tuning/chosen.json), or that were set
+beforehand (FIXED in benchmarks.py). Afterwards:
 .venv/bin/python scripts/make_results.py
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from benchmarks import BENCHMARKS, SETTINGS, Benchmark, make_jobs, read_chosen, stored_forecast, target
+from benchmarks import BENCHMARKS, FIXED, SETTINGS, Benchmark, make_jobs, read_chosen, stored_forecast, target
 from job_queue import run_jobs, show_plan, tell
 from jobs import Job, trcl
 from launchers import LAUNCHERS, make_launcher
@@ -44,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
             methods,
             options.seeds,
             options.runs,
-            {} if options.untuned else read_chosen(),
+            {} if options.untuned else {**FIXED, **read_chosen()},
             options.settings,
             not options.no_probe,
         )

@@ -26,7 +26,7 @@ RIVALS = (
     "joint",
     "trcl",
     "trcl_rank1",
-    "trcl_kept_prox",
+    "trcl_kept",
 )
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]
