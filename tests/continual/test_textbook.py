@@ -146,7 +146,8 @@ OTHERS = {
     "running": ("ewc_online", "si", "mas"),
     "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "replay_dual"),
     "projected": ("agem", "packnet"),
-    "kronecker": ("ewc_kfac", "trcl", "trcl_plain"),  # test_kronecker.py, test_factors.py
+    # test_kronecker.py, test_factors.py
+    "kronecker": ("ewc_kfac", "trcl", "trcl_plain", "trcl_kept", "trcl_kept_prox"),
 }
 
 
@@ -238,7 +239,10 @@ def test_sensitivity_is_twice_the_size_of_the_prediction():
 # Data kept or made. Where the prediction does not depend on the input, old conditions on new samples hold as much as
 # generated samples do.
 
-REPLAYED = ("er", "er_distill", "lwf", "replay", "replay_plain", "replay_rollout", "tdgr")
+REPLAYED = (
+    *("er", "er_distill", "lwf", "tdgr"),
+    *("replay", "replay_plain", "replay_rollout", "replay_kept", "replay_kept_plain"),
+)
 
 
 @pytest.mark.parametrize(("name", "beta"), [*((name, 0.4) for name in REPLAYED), ("er", 1.0), ("replay", 1.0)])
@@ -246,6 +250,15 @@ def test_replayed_tasks_end_at_the_weighted_mean(name, beta):
     more = {"replay_ratio": 40.0} if name == "er" else {}
     (first, second), _ = ends(name, replay_weight=beta, **more)
     close(second, optimum((CURVATURES[1], CENTERS[1]), (beta * CURVATURES[0], first)), DRAWN if more else SURE)
+
+
+@pytest.mark.parametrize("name", ["replay_plain", "replay_kept_plain"])
+def test_samples_made_once_pull_to_where_their_task_ended(name):
+    """What is made anew after every task pulls both old tasks to the latest weights: a copy of a copy."""
+    first, second, third = ends(name, 3, replay_weight=2.0)[0]
+    made_by = first if name == "replay_kept_plain" else second
+    close(third, optimum((CURVATURES[2], CENTERS[2]), (CURVATURES[0], made_by), (CURVATURES[1], second)), DRAWN)
+    assert float((first - second).norm()) > 0.5
 
 
 # Meta-learning
