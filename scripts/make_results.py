@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import BENCHMARKS, make_jobs, results_name
+from claims_table import claims_table
 from pages import complaints, fingerprint, write_figure, write_page
 from published_tables import published_table, reconvergence_table
 from results_figures import drawn_runs, figures
@@ -29,6 +30,8 @@ README, HEADLINE = ROOT / "README.md", "cw10-small"
 COMMAND = "scripts/make_results.py"
 BESIDE = ("cw10-small", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
 """Benchmarks that stand beside the published figures, where they have results."""
+CLAIMED = {"cw10-small": "cw10", "images-digits": "imagenet500"}
+"""Benchmarks on which the paper's claims are judged, with the published figures' column."""
 INSIDE = ("cw10-small-dense", "paper-cw10-dense")
 """Benchmarks that were measured inside the tasks, for the published times."""
 CAPTIONS = {
@@ -91,9 +94,15 @@ def make_blocks(results: Path, found: Mapping[str, Mapping[str, Results]], drawn
     """The generated parts of the page."""
     published = read_json(results / "published.json")
     beside = {name: found[name] for name in BESIDE if name in found}
+    claims = [
+        claims_table(name, published["final"], domain, found[name]).markdown()
+        for name, domain in CLAIMED.items()
+        if name in found
+    ]
     inside = next((found[name] for name in INSIDE if name in found), {})
     return {
         "published": published_table(published["final"], beside).markdown() + f"\n\n<sub>{published['source']}.</sub>",
+        "claims": "\n\n".join(claims) or "Nothing is stored yet.",
         "reconvergence": reconvergence_table(published["reconvergence"], inside).markdown(),
         "benchmarks": "\n\n".join(section(name, found[name], drawn) for name in found) or "Nothing is stored yet.",
         "missing": missing(results),

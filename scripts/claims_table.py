@@ -1,0 +1,84 @@
+"""The paper's claims, one a row, with what our paired differences say of each: holds, refuted, undecided or open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from results_tables import Measure, average_final, best_form, by_seed, forgetting, higher_is_better, probe_time
+from stored import Results
+
+from trcl_policy.continual.statistics import compare
+from trcl_policy.report.tables import NONE, Table, interval, number
+
+PUBLISHED_FORM = "trcl_rank1"
+RIVALS = ("finetune", "ewc_rank1", "replay", "ftml", "vrmcl")
+"""Whom the paper compares its method with."""
+MORE_RIVALS = ("ewc", "ewc_kfac", "replay_plain", "replay_kept", "er", "ftml_distill", "vrmcl_distill")
+"""Whom it should have been compared with as well; where they have results."""
+CLAIMS: tuple[tuple[str, Measure, int | None, bool], ...] = (
+    ("ends better than", average_final, 0, False),
+    ("forgets less than", forgetting, 1, True),
+    ("brings old tasks back in fewer updates than", probe_time, None, True),
+)
+"""Words, measure, place of the published pair (None: not comparable), and whether smaller is always better."""
+LEAST_SEEDS = 3
+"""With fewer pairs nothing is decided."""
+
+
+def claims_table(bench: str, published: Mapping[str, Any], domain: str, found: Mapping[str, Results]) -> Table:
+    """The claims on one benchmark: of the form as published, of our default and of the best of ours, if stored.
+
+    Args:
+        bench: name of the benchmark.
+        published: ``final`` of published.json.
+        domain: column of the published figures, ``cw10`` or ``imagenet500``.
+        found: stored results by method.
+    """
+    forms = dict.fromkeys(form for form in (PUBLISHED_FORM, "trcl", best_form(found)) if form in found)
+    rows = []
+    for words, measure, place, smaller in CLAIMS:
+        lower = smaller or not higher_is_better(found)
+        scale = 100.0 if measure is not probe_time and higher_is_better(found) else 1.0
+        for rival in (*RIVALS, *(name for name in MORE_RIVALS if name in found)):
+            cells = [judged(found, form, rival, measure, -1 if lower else 1, scale) for form in forms]
+            told = _published(published, rival, domain, place)
+            if {told, *cells} != {NONE}:
+                rows.append((f"{words} {rival}", told, *cells))
+    unit = "points" if higher_is_better(found) else "distance"
+    header = ("TRCL", f"published, {unit}", *(f"ours: {form}" for form in forms))
+    return Table(f"Claims on {bench}", header, tuple(rows))
+
+
+def judged(
+    found: Mapping[str, Results], form: str, rival: str, measure: Measure, better: int, scale: float = 1.0
+) -> str:
+    """Verdict and paired difference ``form`` minus ``rival``; ``better`` is the sign that speaks for the form."""
+    mine, theirs = (by_seed(found.get(name, {}), measure) for name in (form, rival))
+    seeds = sorted(set(mine) & set(theirs))
+    if not seeds:
+        return NONE
+    pair = compare([scale * theirs[seed] for seed in seeds], [scale * mine[seed] for seed in seeds])
+    told = number(pair.mean, signed=True) if scale == 1 else f"{pair.mean:+.1f}"
+    if pair.interval is not None:
+        bounds = interval(pair.interval) if scale == 1 else "{:+.1f} to {:+.1f}".format(*pair.interval)
+        told += f" ({bounds})"
+    return f"{verdict(pair.interval, len(seeds), better)}: {told}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+
+
+def verdict(bounds: tuple[float, float] | None, seeds: int, better: int) -> str:
+    """One word on a claim, from the interval of the difference."""
+    if bounds is None or seeds < LEAST_SEEDS:
+        return "open"
+    if bounds[0] <= 0 <= bounds[1]:
+        return "undecided"
+    return "**holds**" if better * bounds[0] > 0 else "**refuted**"
+
+
+def _published(published: Mapping[str, Any], rival: str, domain: str, place: int | None) -> str:
+    """Difference of the published means with the standard error of independent ones."""
+    if place is None or rival not in published:
+        return NONE
+    pairs: list[Sequence[float]] = [published[name][domain][place] for name in (PUBLISHED_FORM, rival)]
+    return f"{pairs[0][0] - pairs[1][0]:+.1f} ± {math.hypot(pairs[0][1], pairs[1][1]):.1f}"

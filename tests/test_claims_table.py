@@ -1,0 +1,85 @@
+"""What is said of the paper's claims follows from paired differences by known rules."""
+
+import pytest
+
+from tests.fake_results import document, triangle
+from tests.scripts import script
+
+claims = script("claims_table")
+FINAL = {
+    "trcl_rank1": {"cw10": [[88.0, 0.3], [4.0, 0.9]], "imagenet500": [[44.0, 3.0], [10.0, 3.0]]},
+    **{
+        rival: {"cw10": [[85.0, 0.4], [8.0, 1.2]], "imagenet500": [[53.0, 4.0], [18.0, 4.0]]} for rival in claims.RIVALS
+    },
+}
+
+
+def runs(*finals, score="success"):
+    """Results by seed; the first of two tasks falls from .9 to ``finals[seed]``."""
+    return {seed: document(triangle([0.9, 0.9], [x, 0.9]), seed=seed, score=score) for seed, x in enumerate(finals)}
+
+
+def row(found, words, bench="cw10-small", domain="cw10"):
+    table = claims.claims_table(bench, FINAL, domain, found)
+    (cells,) = [row for row in table.rows if row[0] == words]
+    return dict(zip(table.header, cells, strict=True))
+
+
+FOUND = {
+    "trcl_rank1": runs(0.5, 0.6, 0.7),
+    "trcl_ball": runs(0.8, 0.9),
+    "replay": runs(0.7, 0.8, 0.92),
+    "ewc_rank1": runs(0.1, 0.2, 0.28),
+    "finetune": runs(0.4, 0.899, 0.5),
+    "vrmcl": runs(0.3, 0.4),
+}
+
+
+def test_a_verdict_needs_three_pairs_and_an_interval_without_zero():
+    said = {rival: row(FOUND, f"ends better than {rival}")["ours: trcl_rank1"] for rival in claims.RIVALS}
+    assert said["ewc_rank1"].startswith("**holds**: +20.3 (")
+    assert said["replay"].startswith("**refuted**: -10.3 (")
+    assert said["replay"].endswith("), 3 seeds")
+    assert said["finetune"].startswith("undecided: +0.0 (")
+    assert said["vrmcl"].startswith("open: +10.0 (")
+    assert said["ftml"] == "–"
+
+
+def test_the_published_difference_has_the_error_of_independent_means():
+    assert row(FOUND, "ends better than replay")["published, points"] == "+3.0 ± 0.5"
+    assert row(FOUND, "forgets less than ftml")["published, points"] == "-4.0 ± 1.5"
+
+
+def test_less_forgetting_speaks_for_a_form_and_so_does_a_smaller_distance():
+    assert row(FOUND, "forgets less than ewc_rank1")["ours: trcl_rank1"].startswith("**holds**: -20.3 (")
+    assert row(FOUND, "forgets less than replay")["ours: trcl_rank1"].startswith("**refuted**: +10.3 (")
+    distances = {"trcl_rank1": runs(2.0, 3.0, 4.0, score="fid"), "replay": runs(4.0, 5.2, 6.0, score="fid")}
+    for seeds in distances.values():
+        for made in seeds.values():
+            made["metrics"]["average_final"] = made["metrics"]["scores"][-1][0]
+    told = row(distances, "ends better than replay", "images-digits", "imagenet500")
+    assert told["ours: trcl_rank1"].startswith("**holds**: -2.07 (")
+    assert told["published, distance"] == "-9.0 ± 5.0"
+
+
+def test_rivals_that_the_paper_leaves_out_have_rows_where_there_are_results():
+    words = [row[0] for row in claims.claims_table("cw10-small", FINAL, "cw10", FOUND).rows]
+    assert "ends better than er" not in words
+    table = claims.claims_table("cw10-small", FINAL, "cw10", {**FOUND, "er": runs(0.5, 0.5, 0.5)})
+    (er,) = [row for row in table.rows if row[0] == "ends better than er"]
+    assert er[1] == "–"
+    assert not any(row[0].startswith("brings") for row in table.rows)  # no probe was run
+
+
+@pytest.mark.parametrize(
+    ("bounds", "seeds", "word"),
+    [
+        ((0.1, 0.2), 3, "**holds**"),
+        ((-0.2, -0.1), 5, "**refuted**"),
+        ((0.0, 0.2), 5, "undecided"),
+        ((0.1, 0.2), 2, "open"),
+        (None, 1, "open"),
+    ],
+)
+def test_verdicts(bounds, seeds, word):
+    assert claims.verdict(bounds, seeds, 1) == word
