@@ -167,6 +167,15 @@ def test_state_round_trips_bit_for_bit(kind):
     assert empty.state() == {}
 
 
+@pytest.mark.parametrize(
+    ("saved", "wanted"), [("lowrank", "kronecker"), ("diagonal", "rank1"), ("diagonal_lowrank", "diagonal")]
+)
+def test_the_state_of_another_metric_is_refused(saved, wanted):
+    state = merged(saved, weight=2.0)[0].state()
+    with pytest.raises(ValueError, match=f"metric of kind {wanted}, got one of .*resume with the method that the run"):
+        FisherAnchor(wanted).restore(state)
+
+
 @pytest.mark.parametrize("anchor", [NoAnchor(), FisherAnchor(), FisherAnchor("rank1")])
 def test_without_a_past_nothing_is_charged(anchor):
     theta = normal(6, 5)

@@ -27,6 +27,13 @@ from trcl_policy.continual.sampling import fisher_samples
 __all__ = ["Anchor", "FisherAnchor", "Learned", "NoAnchor"]
 
 KEEPS = ("merged", "separate", "compressed", "online")
+MARKS = {
+    "kronecker": {"center", "blocks"},
+    "rank1": {"basis"},
+    "lowrank": {"basis"},
+    "diagonal_lowrank": {"center", "basis"},
+}
+"""What a saved term of each kind holds of these entries; of other kinds ``center`` alone."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +196,23 @@ class FisherAnchor:
         return {**first, **rest, "num_tasks": counts, "total_loss": losses}
 
     def restore(self, state: Mapping[str, Tensor]) -> FisherAnchor:
-        """The anchor whose ``state`` was saved, with this one's options."""
+        """The anchor whose ``state`` was saved, with this one's options.
+
+        Raises:
+            ValueError: the state is that of another kind of metric.
+        """
         if not state:
             return replace(self, terms=(), num_tasks=0, total_loss=0.0)
         found: dict[str, dict[str, Tensor]] = {}
         for key, leaf in state.items():
             number, _, name = key.rpartition("/")
             found.setdefault(number, {})[name] = leaf
+        marks = {"center", "blocks", "basis"} & found[""].keys()
+        if marks != MARKS.get(self.kind, {"center"}):
+            fits = [kind for kind in ESTIMATORS if marks == MARKS.get(kind, {"center"})]
+            raise ValueError(
+                f"the saved state must hold a metric of kind {self.kind}, got one of {' or '.join(fits) or 'none'}; "
+                "resume with the method that the run began with"
+            )
         terms = tuple(Quadratic.restore(found[number]) for number in sorted(found, key=lambda n: int(n or 0)))
         return replace(self, terms=terms, num_tasks=int(state["num_tasks"]), total_loss=float(state["total_loss"]))
