@@ -19,8 +19,8 @@ CORE += ("trcl", "trcl_rank1")
 """Methods that the paper compares, with the bounds, stored samples and our form of the trust region."""
 FORMS = tuple(name for name in METHODS if name.startswith("trcl"))
 CHOSEN = RESULTS / "tuning" / "chosen.json"
-FIXED = {"trcl_kept": {"method.weight": 10.0}}
-"""Knobs that were not tuned but set beforehand, to those of the map, until scripts/tune_methods.py chooses others."""
+FIXED = {"trcl_kept": {"method.weight": 10.0}, "replay_dark": {"method.replay_weight": 2.0}}
+"""Knobs that were not tuned, until scripts/tune_methods.py chooses others: the map's weight, and ``replay_kept``'s."""
 PROBE = ("--steps", "100", "--every", "10", "--episodes", "15")
 SLOW = ("ftml", "vrmcl", "mer", "lamaml", "trcl_lowrank", "trcl_mixed", "ewc_lowrank")
 """Beginnings of the names of methods that take about three times as long."""
@@ -57,10 +57,31 @@ class Benchmark:
 CONTROLS = ("trcl_plain", "trcl_diag_plain", "trcl_prox_plain")
 """Methods of the map alone."""
 EVERY = (*CORE, *(name for name in METHODS if name not in (*CORE, *CONTROLS)))
-LONG = (*CORE, "ewc_kfac", "replay_kept", "trcl_kept", "trcl_diag", "trcl_prox", "trcl_kept_prox")
+LONG = (
+    *CORE,
+    "ewc_kfac",
+    "replay_kept",
+    "replay_dark",
+    "trcl_kept",
+    "trcl_dark",
+    "trcl_diag",
+    "trcl_prox",
+    "trcl_kept_prox",
+)
 FIVE = tuple((name, 5) for name in LONG)
 LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
-FEW = ("finetune", "joint", "replay", "replay_kept", "ewc_kfac", "trcl", "trcl_rank1", "trcl_kept")
+FEW = (
+    "finetune",
+    "joint",
+    "replay",
+    "replay_kept",
+    "replay_dark",
+    "ewc_kfac",
+    "trcl",
+    "trcl_rank1",
+    "trcl_kept",
+    "trcl_dark",
+)
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),
     "cw10-small": Benchmark("cw10-small", "cw10", 10, EVERY, 3, FIVE),

@@ -13,13 +13,14 @@ RISE = ("method.rise", (0.02, 0.05, 0.1, 0.2, 0.5))
 KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
     **dict.fromkeys(("l2", "ewc", "ewc_online", "ewc_rank1", "ewc_lowrank", "ewc_kfac", "si", "mas"), WEIGHT),
     **dict.fromkeys(("er", "er_distill", "lwf", "replay", "replay_plain", "replay_rollout", "tdgr"), REHEARSAL),
-    **dict.fromkeys(("replay_kept", "replay_kept_plain"), REHEARSAL),
+    **dict.fromkeys(("replay_kept", "replay_kept_plain", "replay_dark"), REHEARSAL),
     **dict.fromkeys(("ftml", "vrmcl", "mer", "lamaml"), INNER),
     **dict.fromkeys(("ftml_distill", "vrmcl_distill", "mer_distill", "lamaml_distill"), INNER),
     **dict.fromkeys(
-        ("trcl", "trcl_kept", "trcl_kept_prox", "trcl_rank1", "trcl_diag", "trcl_lowrank", "trcl_mixed", "trcl_prox"),
+        ("trcl", "trcl_rank1", "trcl_diag", "trcl_lowrank", "trcl_mixed", "trcl_prox"),
         GENTLE,
     ),
+    **dict.fromkeys(("trcl_kept", "trcl_kept_prox", "trcl_dark"), GENTLE),
     **dict.fromkeys(("trcl_plain", "trcl_diag_plain", "trcl_prox_plain"), GENTLE),
     **dict.fromkeys(("replay_dual", "trcl_ball", "trcl_dual"), RISE),
     "agem": ("method.replay_ratio", (0.25, 0.5, 1.0, 2.0, 4.0)),

@@ -22,6 +22,7 @@ SHOWN = (
     "replay_plain",
     "replay",
     "replay_kept",
+    "replay_dark",
     "er",
     "ftml",
     "vrmcl",

@@ -17,6 +17,7 @@ RIVALS = (
     "replay",
     "replay_plain",
     "replay_kept",
+    "replay_dark",
     "er",
     "ewc",
     "ewc_rank1",
@@ -27,6 +28,7 @@ RIVALS = (
     "trcl",
     "trcl_rank1",
     "trcl_kept",
+    "trcl_dark",
 )
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]

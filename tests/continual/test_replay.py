@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.continual.toy import Toy, learned, make_task, make_tasks, request, vector
-from trcl_policy.continual.generated import GeneratedReplay
+from trcl_policy.continual.generated import DarkGeneratedReplay, GeneratedReplay
 from trcl_policy.continual.replay import DarkReplay, InputReplay, NoReplay, Pool, StoredReplay
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import Task, TaskSequence
@@ -209,6 +209,29 @@ def test_kept_samples_are_made_once_by_the_model_that_has_just_learned_the_task(
     torch.testing.assert_close(found["target"], Toy().predict(layout.unflatten(4 * theta), found))
 
 
+def test_kept_predictions_are_those_of_the_model_that_made_the_samples():
+    tasks, streams = make_tasks(), Streams(5)
+    layout, theta = vector(torch.float32)
+    replay = DarkGeneratedReplay(20)
+    for index in range(3):
+        before, replay = replay, replay.after_task(learned(tasks, index, (index + 1) * theta, streams))
+        for key, leaf in samples_of(before).items():
+            assert torch.equal(samples_of(replay)[key][: len(leaf)], leaf)
+    assert replay.pool.origin.bincount().tolist() == [20, 20, 20]
+    for number in range(3):
+        held = {key: leaf[replay.pool.origin == number] for key, leaf in samples_of(replay).items()}
+        assert len(held["x"].unique(dim=0)) == 20
+        said = Toy().predict(layout.unflatten((number + 1) * theta), held)
+        torch.testing.assert_close(held["target"], said)
+    asked = request(300, streams)
+    found = replay.draw(asked)
+    there = (found["x"][:, None] == samples_of(replay)["x"][None]).all(2)
+    assert there.any(1).all()
+    assert torch.equal(samples_of(replay)["target"][there.float().argmax(1)], found["target"])
+    again = Task("first#2", tasks[0].samples, tasks[0].condition, tasks[0])
+    assert replay.after_task(learned(TaskSequence((*tasks, again)), 3)) is replay  # a task counts once
+
+
 def test_generating_in_chunks_makes_every_sample_once_in_order():
     class Counter(Toy):
         def generate(self, params, condition, rng):
@@ -347,7 +370,7 @@ def test_rehearsal_needs_tasks_that_can_be_done():
 
 @pytest.mark.parametrize(
     "replay",
-    [NoReplay(), StoredReplay(), DarkReplay(), InputReplay(), GeneratedReplay()],
+    [NoReplay(), StoredReplay(), DarkReplay(), InputReplay(), GeneratedReplay(), DarkGeneratedReplay()],
     ids=lambda r: type(r).__name__,
 )
 def test_replay_has_nothing_before_the_first_task(replay):
@@ -363,6 +386,7 @@ def test_replay_has_nothing_before_the_first_task(replay):
     [
         *(StoredReplay(4), DarkReplay(4, draws=2), InputReplay()),
         *(GeneratedReplay(4), GeneratedReplay(4, distilled=False), GeneratedReplay(4, kept=True)),
+        *(DarkGeneratedReplay(4), DarkGeneratedReplay(4, keep=0.5)),
     ],
     ids=lambda r: type(r).__name__,
 )

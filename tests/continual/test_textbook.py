@@ -147,7 +147,7 @@ OTHERS = {
     "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "replay_dual"),
     "projected": ("agem", "packnet"),
     # test_kronecker.py, test_factors.py
-    "kronecker": ("ewc_kfac", "trcl", "trcl_plain", "trcl_kept", "trcl_kept_prox"),
+    "kronecker": ("ewc_kfac", "trcl", "trcl_plain", "trcl_kept", "trcl_kept_prox", "trcl_dark"),
 }
 
 
@@ -241,7 +241,7 @@ def test_sensitivity_is_twice_the_size_of_the_prediction():
 
 REPLAYED = (
     *("er", "er_distill", "lwf", "tdgr"),
-    *("replay", "replay_plain", "replay_rollout", "replay_kept", "replay_kept_plain"),
+    *("replay", "replay_plain", "replay_rollout", "replay_kept", "replay_kept_plain", "replay_dark"),
 )
 
 
@@ -252,11 +252,11 @@ def test_replayed_tasks_end_at_the_weighted_mean(name, beta):
     close(second, optimum((CURVATURES[1], CENTERS[1]), (beta * CURVATURES[0], first)), DRAWN if more else SURE)
 
 
-@pytest.mark.parametrize("name", ["replay_plain", "replay_kept_plain"])
+@pytest.mark.parametrize("name", ["replay_plain", "replay_kept_plain", "replay_dark"])
 def test_samples_made_once_pull_to_where_their_task_ended(name):
     """What is made anew after every task pulls both old tasks to the latest weights: a copy of a copy."""
     first, second, third = ends(name, 3, replay_weight=2.0)[0]
-    made_by = first if name == "replay_kept_plain" else second
+    made_by = second if name == "replay_plain" else first
     close(third, optimum((CURVATURES[2], CENTERS[2]), (CURVATURES[0], made_by), (CURVATURES[1], second)), DRAWN)
     assert float((first - second).norm()) > 0.5
 

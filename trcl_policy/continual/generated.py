@@ -10,7 +10,7 @@ from torch import Tensor
 from trcl_policy.continual.model import Model, chunks
 from trcl_policy.continual.params import Batch, Layout, concatenate, num_rows, rows
 from trcl_policy.continual.past import Learned
-from trcl_policy.continual.replay import Pool, Replay, Request, taught
+from trcl_policy.continual.replay import Pool, Replay, Request, remembered, taught
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import Task
 
@@ -136,6 +136,36 @@ class GeneratedReplay(Replay):
     def restore(self, state: dict[str, Tensor]) -> Replay:
         """The replay saved as ``state``."""
         return replace(self, pool=Pool.restored(state), teacher=state.get("teacher"))
+
+
+@dataclass(frozen=True)
+class DarkGeneratedReplay(GeneratedReplay):
+    """Samples that are generated once, each with one corruption of it and what the model of that time said of that.
+
+    Kept samples are no copies of copies, but where the previous model is the teacher, their targets still are: it has
+    learned what it says of the first task from models that had learned it from others. Here nothing handed down stands
+    between a task's own model and the student, and a step needs no teacher's prediction. As much memory as two pools.
+    """
+
+    kept: bool = True
+
+    memory = "`replay_samples` corrupted samples a task that it makes, with predictions"
+
+    def draw(self, request: Request) -> Batch | None:
+        """Corruptions of made samples with the predictions of their time."""
+        return self.pool.pick(request) if self.num_tasks else None
+
+    def after_task(self, learned: Learned) -> Replay:
+        """Let the model of this moment make samples of the task just learned, and say what it predicts on them."""
+        if learned.revisited:
+            return self
+        maker = learned.theta if self.weights == "ema" or learned.raw is None else learned.raw
+        made = self._made(maker, learned.model, learned.layout, learned.streams, (learned.task,))
+        return replace(self, pool=self.pool.joined(remembered(learned, maker, made)))
+
+    def state(self) -> dict[str, Tensor]:
+        """The pool."""
+        return self.pool.state()
 
 
 def _rehearsed(task: Task, params: dict[str, Tensor], count: int, rng: torch.Generator) -> Batch:

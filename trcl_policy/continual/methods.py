@@ -85,6 +85,7 @@ METHODS: dict[str, Recipe] = {
     "replay_rollout": Recipe("The previous model does the old tasks; distilled", TRCL, replay="rehearsed"),
     "replay_kept": Recipe("Generated once, by the model that just learned the task; distilled", OURS, replay="kept"),
     "replay_kept_plain": Recipe("The same, ordinary loss", OURS, replay="kept_plain"),
+    "replay_dark": Recipe("Generated once, with the predictions of that time", OURS, replay="kept_dark"),
     "replay_dual": Recipe("Distilled replay weighed to meet a target for its loss", OURS, "dual", replay="distilled"),
     "tdgr": Recipe("Generated replay, evenly over time", "Yue et al. 2024", replay="generated", guided=True),
     # meta-learning: as published with stored samples, then with the distilled replay that the others have
@@ -102,6 +103,7 @@ METHODS: dict[str, Recipe] = {
     "trcl_kept_prox": Recipe(
         "The same, a proximal step after every ten of the optimiser's", OURS, "proximal_sparse", "kronecker", "kept"
     ),
+    "trcl_dark": Recipe("trcl_kept with the predictions of that time", OURS, "penalty", "kronecker", "kept_dark"),
     "trcl_rank1": Recipe("As published: Fisher penalty along the mean gradient", TRCL, "penalty", "rank1", "distilled"),
     "trcl_diag": Recipe("Diagonal Fisher penalty", OURS, "penalty", "diagonal", "distilled"),
     "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),

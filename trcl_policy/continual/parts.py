@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trcl_policy.continual.anchor import Anchor, FisherAnchor, NoAnchor
 from trcl_policy.continual.constrained import Dual
-from trcl_policy.continual.generated import GeneratedReplay
+from trcl_policy.continual.generated import DarkGeneratedReplay, GeneratedReplay
 from trcl_policy.continual.lookahead import LearnedRates, MetaLeader, Reptile, VarianceReduced
 from trcl_policy.continual.packing import Packed
 from trcl_policy.continual.path import PathAnchor
@@ -136,4 +136,5 @@ REPLAYS: dict[str, Callable[[Options], Replay]] = {
     "rehearsed": _generated(distilled=True, source="rehearsed"),
     "kept": _generated(distilled=True, kept=True),
     "kept_plain": _generated(distilled=False, kept=True),
+    "kept_dark": lambda o: DarkGeneratedReplay(o.replay_samples, weights=o.teacher, keep=o.replay_keep),
 }

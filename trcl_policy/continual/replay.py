@@ -10,11 +10,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.model import Model
+from trcl_policy.continual.model import Model, chunks
 from trcl_policy.continual.params import Batch, Layout, concatenate, num_rows, rows
 from trcl_policy.continual.past import Learned
 from trcl_policy.continual.streams import Streams
 from trcl_policy.continual.tasks import Task
+
+CHUNK = 2048
+"""Samples a prediction is asked for at a time."""
 
 
 @dataclass(frozen=True)
@@ -218,11 +221,7 @@ class DarkReplay(StoredReplay):
 
     def _kept(self, learned: Learned) -> Batch:
         samples = super()._kept(learned)
-        rng = learned.streams["replay/noise"]
-        corrupted = concatenate([dict(learned.model.corrupt(samples, rng)) for _ in range(self.draws)])
-        with torch.no_grad():
-            told = learned.model.predict(learned.layout.unflatten(learned.theta), corrupted)
-        return {**corrupted, "target": told}
+        return remembered(learned, learned.theta, [samples] * self.draws)
 
 
 @dataclass(frozen=True)
@@ -267,6 +266,15 @@ class InputReplay(Replay):
     def restore(self, state: dict[str, Tensor]) -> Replay:
         """The replay saved as ``state``."""
         return replace(self, teacher=state.get("teacher"))
+
+
+def remembered(learned: Learned, theta: Tensor, parts: Iterable[Batch]) -> Batch:
+    """Samples under noise with the predictions of the weights ``theta`` (P,) as targets, all parts in one batch."""
+    params, model, rng = learned.layout.unflatten(theta), learned.model, learned.streams["replay/noise"]
+    corrupted = concatenate([dict(model.corrupt(part, rng)) for part in parts])
+    with torch.no_grad():
+        told = torch.cat([model.predict(params, part) for part in chunks(corrupted, CHUNK)])
+    return {**corrupted, "target": told}
 
 
 def taught(request: Request, teacher: Tensor, corrupted: Batch) -> Batch:
