@@ -39,7 +39,7 @@ FOREIGN = {
     ),
 }
 """Settings that a domain has no use for."""
-GENERATES = ("generated", "distilled")
+GENERATES = ("generated", "distilled", "kept", "kept_plain", "kept_dark")
 """Replays in which the model makes observations up."""
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
