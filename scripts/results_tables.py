@@ -10,7 +10,7 @@ from knobs import knob_of
 from stored import QUALITIES, Results
 
 from trcl_policy.continual.methods import METHODS
-from trcl_policy.continual.statistics import compare, mean_interval, mean_of_shares_interval
+from trcl_policy.continual.statistics import Comparison, compare, mean_interval, mean_of_shares_interval
 from trcl_policy.report.tables import NONE, Table, duration, interval, number, size
 
 RIVALS = (
@@ -183,6 +183,17 @@ PAIRED: tuple[tuple[str, Measure, float], ...] = (
 """What is compared, and the sign of what is better (for distances, that of the first turns)."""
 
 
+def paired(
+    found: Mapping[str, Results], one: str, other: str, measure: Measure, scale: float = 1.0
+) -> Comparison | None:
+    """``scale`` times ``one`` minus ``other`` on the seeds both have; None without such."""
+    mine, theirs = (by_seed(found.get(name, {}), measure) for name in (one, other))
+    seeds = sorted(set(mine) & set(theirs))
+    if not seeds:
+        return None
+    return compare([scale * theirs[seed] for seed in seeds], [scale * mine[seed] for seed in seeds])
+
+
 def paired_table(found: Mapping[str, Results], form: str) -> Table:
     """``form`` minus every rival on the seeds both have, and who is ahead by the interval."""
     rows: list[tuple[str, ...]] = []
@@ -190,11 +201,9 @@ def paired_table(found: Mapping[str, Results], form: str) -> Table:
         for title, measure, better in PAIRED:
             if rival == form or rival not in found:
                 continue
-            mine, theirs = by_seed(found[form], measure), by_seed(found[rival], measure)
-            seeds = sorted(set(mine) & set(theirs))
-            if len(seeds) < 2:
+            pair = paired(found, form, rival, measure)
+            if pair is None or pair.num < 2:
                 continue
-            pair = compare([theirs[seed] for seed in seeds], [mine[seed] for seed in seeds])
             sign = better if higher_is_better(found) or measure is not average_final else -better
             rows.append(
                 (

@@ -94,12 +94,15 @@ class GeneratedReplay(Replay):
 
     def after_task(self, learned: Learned) -> Replay:
         """Make the model of this moment the teacher and let it make samples of the tasks whose turn it is."""
-        teacher = (learned.theta if self.weights == "ema" or learned.raw is None else learned.raw).clone()
+        teacher = self._maker(learned).clone()
         if self.kept and learned.revisited:
             return replace(self, teacher=teacher)
         tasks, before = ((learned.task,), self.pool) if self.kept else (learned.old_tasks, Pool())
         made = self._made(teacher, learned.model, learned.layout, learned.streams, tasks)
         return replace(self, pool=before.extended(made), teacher=teacher)
+
+    def _maker(self, learned: Learned) -> Tensor:
+        return learned.theta if self.weights == "ema" or learned.raw is None else learned.raw
 
     def _made(
         self, teacher: Tensor, model: Model, layout: Layout, streams: Streams, tasks: tuple[Task, ...]
@@ -159,7 +162,7 @@ class DarkGeneratedReplay(GeneratedReplay):
         """Let the model of this moment make samples of the task just learned, and say what it predicts on them."""
         if learned.revisited:
             return self
-        maker = learned.theta if self.weights == "ema" or learned.raw is None else learned.raw
+        maker = self._maker(learned)
         made = self._made(maker, learned.model, learned.layout, learned.streams, (learned.task,))
         return replace(self, pool=self.pool.joined(remembered(learned, maker, made)))
 
