@@ -22,7 +22,7 @@ CHOSEN = RESULTS / "tuning" / "chosen.json"
 FIXED = {
     "trcl_kept": {"method.weight": 10.0},
     "replay_dark": {"method.replay_weight": 2.0},
-    "trcl_dark": {"method.weight": 1.0, "method.replay_weight": 2.0},
+    "trcl": {"method.weight": 1.0, "method.replay_weight": 2.0},
 }
 """Knobs that were not tuned, until scripts/tune_methods.py chooses others: the map's weight, ``replay_kept``'s for
 ``replay_dark``, and beside that the default weight, a tenth of the one at which ``trcl_kept`` learns too little."""
@@ -59,7 +59,7 @@ class Benchmark:
     probe: tuple[str, ...] = PROBE
 
 
-CONTROLS = ("trcl_plain", "trcl_diag_plain", "trcl_prox_plain")
+CONTROLS = ("trcl_kfac_plain", "trcl_diag_plain", "trcl_prox_plain")
 """Methods of the map alone."""
 EVERY = (*CORE, *(name for name in METHODS if name not in (*CORE, *CONTROLS)))
 LONG = (
@@ -68,7 +68,7 @@ LONG = (
     "replay_kept",
     "replay_dark",
     "trcl_kept",
-    "trcl_dark",
+    "trcl_kfac",
     "trcl_diag",
     "trcl_prox",
     "trcl_kept_prox",
@@ -85,7 +85,7 @@ FEW = (
     "trcl",
     "trcl_rank1",
     "trcl_kept",
-    "trcl_dark",
+    "trcl_kfac",
 )
 BENCHMARKS: dict[str, Benchmark] = {
     "quick": Benchmark("cw10-quick", "cw10", 4, CORE, 1, probe=LOSS_PROBE),

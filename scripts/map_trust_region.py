@@ -143,7 +143,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--form", default="trcl", help="trcl, trcl_diag or trcl_prox, which have twins on plain replay")
+    parser.add_argument(
+        "--form", default="trcl_kfac", help="trcl_kfac, trcl_diag or trcl_prox, which have twins on plain replay"
+    )
     parser.add_argument("--weight", type=float, default=10.0, help="of the trust region, in all cells")
     parser.add_argument("--cells", default="all", help="names or their endings joined by commas (default: all)")
     parser.add_argument("--seeds", type=int, help="seeds 0 .. N-1 (default: 3)")

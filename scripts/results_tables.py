@@ -26,9 +26,9 @@ RIVALS = (
     "vrmcl",
     "joint",
     "trcl",
-    "trcl_rank1",
     "trcl_kept",
-    "trcl_dark",
+    "trcl_kfac",
+    "trcl_rank1",
 )
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]

@@ -400,6 +400,20 @@ def test_a_restored_replay_draws_the_same(replay):
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "wanted", "got"),
+    [
+        (GeneratedReplay(4), DarkGeneratedReplay(4), "predictions", "a teacher"),
+        (GeneratedReplay(4, kept=True), DarkGeneratedReplay(4), "predictions", "a teacher"),
+        (DarkGeneratedReplay(4), GeneratedReplay(4), "a teacher", "predictions"),
+    ],
+)
+def test_a_state_of_another_replay_is_refused(one, other, wanted, got):
+    state = one.after_task(learned(make_tasks(), 0)).state()
+    with pytest.raises(ValueError, match=f"samples and {wanted}, got samples and {got}; resume with the method"):
+        other.restore(state)
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: StoredReplay(0), r"memory must be >= 1 \[samples a task\], got 0"),

@@ -147,7 +147,7 @@ OTHERS = {
     "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "replay_dual"),
     "projected": ("agem", "packnet"),
     # test_kronecker.py, test_factors.py
-    "kronecker": ("ewc_kfac", "trcl", "trcl_plain", "trcl_kept", "trcl_kept_prox", "trcl_dark"),
+    "kronecker": ("ewc_kfac", "trcl", "trcl_kept", "trcl_kept_prox", "trcl_kfac", "trcl_kfac_plain"),
 }
 
 

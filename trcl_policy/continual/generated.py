@@ -54,6 +54,7 @@ class GeneratedReplay(Replay):
     pool: Pool = field(default_factory=Pool)
     teacher: Tensor | None = None
 
+    has_teacher = True
     memory = "one vector in all (the previous model) and what it makes, `replay_samples` a task"
 
     def __post_init__(self) -> None:
@@ -137,7 +138,17 @@ class GeneratedReplay(Replay):
         return {} if self.teacher is None else {"teacher": self.teacher, **self.pool.state()}
 
     def restore(self, state: dict[str, Tensor]) -> Replay:
-        """The replay saved as ``state``."""
+        """The replay saved as ``state``.
+
+        Raises:
+            ValueError: the state has a teacher and this replay needs none, or the other way round.
+        """
+        if state and ("teacher" in state) != self.has_teacher:
+            wanted, got = ("a teacher", "predictions")[:: 1 if self.has_teacher else -1]
+            raise ValueError(
+                f"the saved state must hold generated samples and {wanted}, got samples and {got}; "
+                "resume with the method that the run began with"
+            )
         return replace(self, pool=Pool.restored(state), teacher=state.get("teacher"))
 
 
@@ -152,6 +163,7 @@ class DarkGeneratedReplay(GeneratedReplay):
 
     kept: bool = True
 
+    has_teacher = False
     memory = "`replay_samples` corrupted samples a task that it makes, with predictions"
 
     def draw(self, request: Request) -> Batch | None:

@@ -98,18 +98,18 @@ METHODS: dict[str, Recipe] = {
     "lamaml": Recipe("A learned rate for every weight", GUPTA, "rates", replay="stored"),
     "lamaml_distill": Recipe("The same on distilled generated replay", GUPTA, "rates", replay="distilled"),
     # trust region and distilled replay
-    "trcl": Recipe("Fisher penalty of Kronecker products a layer", OURS, "penalty", "kronecker", "distilled"),
-    "trcl_kept": Recipe("The same on samples that are generated once", OURS, "penalty", "kronecker", "kept"),
+    "trcl": Recipe("Kronecker-factored Fisher penalty on replay_dark", OURS, "penalty", "kronecker", "kept_dark"),
+    "trcl_kept": Recipe("Kronecker-factored Fisher penalty on replay_kept", OURS, "penalty", "kronecker", "kept"),
     "trcl_kept_prox": Recipe(
         "The same, a proximal step after every ten of the optimiser's", OURS, "proximal_sparse", "kronecker", "kept"
     ),
-    "trcl_dark": Recipe("trcl_kept with the predictions of that time", OURS, "penalty", "kronecker", "kept_dark"),
     "trcl_rank1": Recipe("As published: Fisher penalty along the mean gradient", TRCL, "penalty", "rank1", "distilled"),
+    "trcl_kfac": Recipe("Kronecker-factored Fisher penalty on replay", OURS, "penalty", "kronecker", "distilled"),
     "trcl_diag": Recipe("Diagonal Fisher penalty", OURS, "penalty", "diagonal", "distilled"),
     "trcl_lowrank": Recipe("Penalty along the largest eigenvectors", OURS, "penalty", "lowrank", "distilled"),
     "trcl_mixed": Recipe("Diagonal and low-rank Fisher penalty", OURS, "penalty", "mixed", "distilled"),
     "trcl_prox": Recipe("Diagonal, a proximal step after the optimiser's", OURS, "proximal", "diagonal", "distilled"),
-    "trcl_plain": Recipe("trcl on ordinary replay", "control", "penalty", "kronecker", "generated"),
+    "trcl_kfac_plain": Recipe("trcl_kfac on ordinary replay", "control", "penalty", "kronecker", "generated"),
     "trcl_diag_plain": Recipe("trcl_diag on ordinary replay", "control", "penalty", "diagonal", "generated"),
     "trcl_prox_plain": Recipe("trcl_prox on ordinary replay", "control", "proximal", "diagonal", "generated"),
     "trcl_ball": Recipe("Diagonal, a hard ball", TRCL + ", constrained form", "ball", "diagonal", "distilled"),
