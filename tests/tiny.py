@@ -18,7 +18,7 @@ policy: {{horizon: 16, n_action_steps: 16}}
 network: {{kind: mlp, width: 16, depth: 1, condition_dim: 8}}
 training: {{steps: 30, batch_size: 32}}
 diffusion: {{acting_steps: 2, replay_steps: 2}}
-method: {{name: trcl, fisher_samples: 64, replay_samples: 64}}
+method: {{name: trcl_kfac, fisher_samples: 64, replay_samples: 64}}
 evaluation: {{episodes: 2, at_steps: [0, 10]}}
 log_every: 5
 save_every_s: 0

@@ -19,7 +19,7 @@ images:
 diffusion: {{num_train_timesteps: 20, prediction: x0, clip_range: 1.0, replay_steps: 2, acting_steps: 1}}
 training: {{steps: 6, batch_size: 8}}
 evaluation: {{at_steps: [0, 1, 2, 3]}}
-method: {{name: trcl, fisher_samples: 16, replay_samples: 8}}
+method: {{name: trcl_kfac, fisher_samples: 16, replay_samples: 8}}
 log_every: 2
 save_every_s: 0
 """

@@ -119,7 +119,7 @@ def test_the_page_holds_the_images(images, tmp_path):
     assert "average final feature distance (lower is better)" in page
     assert "data:image/png;base64," in page
     assert "success" not in re.sub(r"<details>.*?</details>", "", page, flags=re.S).lower()
-    assert (tmp_path / "report" / "samples-trcl.png").exists()
+    assert (tmp_path / "report" / "samples-trcl_kfac.png").exists()
 
 
 REFUSED = {
