@@ -17,8 +17,8 @@ RIVALS = ("finetune", "ewc_rank1", "replay", "ftml", "vrmcl")
 MORE_RIVALS = ("ewc", "ewc_kfac", "replay_plain", "replay_kept", "replay_dark", "er", "ftml_distill", "vrmcl_distill")
 MORE_RIVALS += ("joint",)
 """Whom it should have been compared with as well; where they have results."""
-OURS = ("replay_kept", "replay_dark")
-"""Forms without a trust region that are put to the same questions."""
+OURS = ("trcl_kept", "replay_kept", "replay_dark")
+"""What else of ours is put to the same questions: under a teacher, and without a trust region."""
 CLAIMS: tuple[tuple[str, Measure, int | None, bool], ...] = (
     ("ends better than", average_final, 0, False),
     ("forgets less than", forgetting, 1, True),
