@@ -144,7 +144,7 @@ class GeneratedReplay(Replay):
             ValueError: the state has a teacher and this replay needs none, or the other way round.
         """
         if state and ("teacher" in state) != self.has_teacher:
-            wanted, got = ("a teacher", "predictions")[:: 1 if self.has_teacher else -1]
+            wanted, got = ("a teacher", "predictions") if self.has_teacher else ("predictions", "a teacher")
             raise ValueError(
                 f"the saved state must hold generated samples and {wanted}, got samples and {got}; "
                 "resume with the method that the run began with"
