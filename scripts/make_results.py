@@ -150,8 +150,23 @@ def origin(methods: Mapping[str, Results]) -> str:
     return (
         f"{tasks}. {updates} updates of {config['training']['batch_size']} a task, "
         f"{facts['num_parameters']:,} weights, torch {facts['packages']['torch']} on {facts['device']}; "
-        f"{len(documents)} run{'s' * (len(documents) > 1)} from commit {from_commits}."
+        f"{len(documents)} run{'s' * (len(documents) > 1)} from commit {from_commits}, {precisions(methods)}."
     )
+
+
+def precisions(methods: Mapping[str, Results]) -> str:
+    """In which precision runs learned: that of most, then which runs had another."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for name, seeds in methods.items():
+        for seed, document in seeds.items():
+            found.setdefault(document["config"]["precision"], {}).setdefault(name, []).append(seed)
+    most, *others = sorted(found, key=lambda precision: -sum(map(len, found[precision].values())))
+    rest = [
+        f"{name} ({'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}) in {precision}"
+        for precision in others
+        for name, seeds in found[precision].items()
+    ]
+    return f"learned in {most}" + (f", but {', '.join(rest)}" if rest else "")
 
 
 def missing(results: Path) -> str:

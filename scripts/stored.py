@@ -160,7 +160,7 @@ def as_run(method: str, seed: int, document: Mapping[str, Any]) -> Run:
 def difference(found: Mapping[str, Any], wanted: RunConfig) -> str:
     """The first setting in which a stored configuration is not the wanted one, in words; empty where it is.
 
-    What can't change a result, and where data lie, is not looked at.
+    What can't change a result, and where data lie, is not looked at; nor is the precision where any will do (``auto``).
     """
     try:
         known = make_config(found)
@@ -168,6 +168,8 @@ def difference(found: Mapping[str, Any], wanted: RunConfig) -> str:
         return f"it can't be read any more: {error}"
     one, other = (_flat(yaml.safe_load(dump_config(config))) for config in (known, wanted))
     ignored = {*SEEDLESS, "data.store", "evaluation.alone", "evaluation.threads"} - {"seed"}
+    if wanted.precision == "auto":
+        ignored.add("precision")
     keys = [key for key in {**one, **other} if key not in ignored and one.get(key) != other.get(key)]
     return f"{keys[0]} is {one.get(keys[0])} there and {other.get(keys[0])} here" if keys else ""
 

@@ -38,6 +38,15 @@ def cells(table, first):
     return dict(zip(table.header, row, strict=True)) if len(set(table.header)) == len(row) else row
 
 
+def test_the_precision_that_runs_learned_in_is_told():
+    def learned_in(*precisions):
+        return {seed: {"config": {"precision": precision}} for seed, precision in enumerate(precisions)}
+
+    assert make_results.precisions({"a": learned_in("bf16", "bf16")}) == "learned in bf16"
+    mixed = {"a": learned_in("bf16", "bf16"), "b": learned_in("bf16", "fp32", "fp32"), "c": learned_in("fp32", "bf16")}
+    assert make_results.precisions(mixed) == "learned in bf16, but b (seeds 1, 2) in fp32, c (seed 0) in fp32"
+
+
 def test_methods_have_means_and_t_intervals_over_seeds():
     table = tables.methods_table(FOUND)
     assert [row[0] for row in table.rows] == ["replay", "trcl", "trcl_diag"]

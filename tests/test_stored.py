@@ -66,6 +66,11 @@ def test_other_settings_are_named_and_harmless_ones_are_not():
     assert stored.difference(plain(load_config("cw10-small")), wanted) == "method.weight is 1.0 there and 2.0 here"
     other = plain(load_config("cw10-small", {"method.weight": 2.0, "seed": 1}))
     assert stored.difference(other, wanted) == "seed is 1 there and 0 here"
+    for precision in ("fp32", "bf16"):
+        learned = plain(load_config("cw10-small", {"method.weight": 2.0, "precision": precision}))
+        assert stored.difference(learned, wanted) == ""  # the configuration says auto
+    half, whole = (load_config("cw10-small", {"precision": precision}) for precision in ("bf16", "fp32"))
+    assert stored.difference(plain(half), whole) == "precision is bf16 there and fp32 here"
     assert "can't be read any more" in stored.difference({"no_such": 1}, wanted)
 
 

@@ -42,7 +42,7 @@ FOREIGN = {
 GENERATES = ("generated", "distilled", "kept", "kept_plain", "kept_dark")
 """Replays in which the model makes observations up."""
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class RunConfig:
             or a list of task names; for ``images``, what the source ``scenes`` renders.
         seed: seed of everything random in learning.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``fp32`` or ``bf16`` (autocast).
+        precision: ``fp32``, ``bf16`` (autocast) or ``auto``: ``bf16`` where the device is faster with it; a new run
+            writes down which.
         compile: compile the network with torch.compile.
         threads: CPU threads of torch; one is fastest for the small network and safe beside other work.
         log_every: updates between log lines.

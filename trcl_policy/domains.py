@@ -62,10 +62,12 @@ class Domain(Protocol[A]):
     """Tasks, a model and a way to measure it, built from a configuration.
 
     Attributes:
+        config: the configuration, with what depends on the machine decided (see ``devices.settled``).
         data_key: the setting that names the data.
         record_file: the file of a run directory that has a line for every measurement.
     """
 
+    config: RunConfig
     data_key: str
     record_file: str
 

@@ -17,7 +17,7 @@ from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.metrics import Curve
 from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
-from trcl_policy.devices import resolve_device
+from trcl_policy.devices import resolve_device, settled
 from trcl_policy.files import write_safetensors
 from trcl_policy.images.generator import Generator, GeneratorSpec, load_generator
 from trcl_policy.images.labelled import Labelled
@@ -67,7 +67,7 @@ class ImageDomain:
     record_file = "scores.jsonl"
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self.config = config = settled(config)
         self.device = resolve_device(config.device)
         try:
             self.images = make_tasks(_read(config), config.images)

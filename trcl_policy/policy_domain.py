@@ -26,7 +26,7 @@ from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence, draw
 from trcl_policy.data.layout import ACTION, STATE
 from trcl_policy.demonstrations import check_sizes, open_demonstrations
-from trcl_policy.devices import resolve_device
+from trcl_policy.devices import resolve_device, settled
 from trcl_policy.policy.controller import Ownership, Policy, PolicySpec, load_policy
 from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.seeing import SeeingWindows
@@ -65,7 +65,7 @@ class PolicyDomain:
     record_file = "episodes.jsonl"
 
     def __init__(self, config: RunConfig, home: Path | None = None) -> None:
-        self.config = config
+        self.config = config = settled(config)
         self.device = resolve_device(config.device)
         try:
             self.sequence = resolve_sequence(config.tasks)

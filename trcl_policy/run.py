@@ -18,6 +18,7 @@ from trcl_policy.config import RunConfig
 from trcl_policy.continual.learner import Snapshot, learn
 from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.streams import Streams, derive_seed
+from trcl_policy.devices import is_faster_in_bf16
 from trcl_policy.domains import DOMAINS, Domain, open_domain
 from trcl_policy.folder import RunFolder, now
 from trcl_policy.gauge import Gauge
@@ -41,8 +42,8 @@ def train(config: RunConfig, out: Path | str) -> RunFolder:
     torch.set_num_threads(config.threads)
     RunFolder.check_new(out)
     domain = DOMAINS[config.domain](config)
-    folder = RunFolder.create(out, config, domain.provenance())
-    _Trainer(config, folder, domain).run(None)
+    folder = RunFolder.create(out, domain.config, domain.provenance())
+    _Trainer(domain.config, folder, domain).run(None)
     return folder
 
 
@@ -62,7 +63,7 @@ def resume(path: Path | str) -> RunFolder:
         raise ConfigError(
             f"{domain.data_key} must be the one the run began with, got {after['store']} with other contents"
         )
-    trainer = _Trainer(config, folder, domain)
+    trainer = _Trainer(domain.config, folder, domain)
     state = trainer.catch_up()
     if folder.provenance()["ended"] is None:
         folder.add_provenance(resumed=[*folder.provenance().get("resumed", []), now()])
@@ -86,6 +87,9 @@ class _Trainer:
     def run(self, state: Mapping[str, torch.Tensor] | None) -> None:
         """Learn from ``state`` (None: from the start) to the end."""
         with self._signals(), self._bar, contextlib.closing(self.domain):
+            if self.config.precision == "bf16" and not is_faster_in_bf16(self.domain.device):
+                advice = "a new run with --precision auto, or fp32, is faster here"
+                self._bar.write(f"trcl: this machine has no fast bf16 and emulates it; {advice}", file=sys.stderr)
             try:
                 self.gauge.catch_up(*((0, 0) if state is None else self._position(state)))
                 self._learn(state)
