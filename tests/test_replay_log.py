@@ -78,7 +78,10 @@ def test_logging_leaves_the_state_and_the_streams_as_they_were(drawn, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("replay", [20, 20, 20]), ("er", [10, 10, 10]), ("er_distill", []), ("trcl", []), ("finetune", [])],
+    [
+        *(("replay", [20, 20, 20]), ("er", [10, 10, 10])),
+        *(("replay_dark", [20, 20]), ("trcl", [20, 20]), ("er_distill", []), ("finetune", [])),
+    ],
 )
 def test_every_replay_with_samples_is_measured_and_changes_nothing_of_the_run(tmp_path, name, sizes):
     def weights(path):

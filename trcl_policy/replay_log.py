@@ -15,18 +15,20 @@ from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence
 from trcl_policy.files import append_jsonl, read_jsonl
 
-POOL = "replay/pool/"
-"""Where replays that keep a pool of samples have it in the learner's state."""
+POOLS = ("replay/fresh/", "replay/pool/")
+"""Where the learner's state has replayed samples: those just made, where only corrupted ones are kept, or all."""
 
 
 def log_replay(path: Path, state: Mapping[str, Tensor], tasks: TaskSequence, index: int) -> None:
     """Judge the pool drawn after task ``index`` and append one line for every old task, unless it is there already.
 
     Held-out samples serve this measurement only, and its random numbers depend on the two tasks' names alone: the run
-    learns the same with and without it, and a resumed run writes the same lines once. Replays that keep no samples, or
-    only corrupted ones, and tasks without held-out samples get no line.
+    learns the same with and without it, and a resumed run writes the same lines once. Where only corrupted samples are
+    kept, the task just learned alone gets a line. Replays that keep no samples, or corrupted ones of real samples, and
+    tasks without held-out samples get none.
     """
-    pool = {key.removeprefix(POOL): leaf for key, leaf in state.items() if key.startswith(POOL)}
+    found = ({k.removeprefix(start): leaf for k, leaf in state.items() if k.startswith(start)} for start in POOLS)
+    pool = next((samples for samples in found if samples), {})
     there = {(line["after"], line["task"]) for line in read_replay(path)}
     seen, after = tasks.distinct(index + 1), tasks[index].name
     missing = [task for task in seen if (after, task.name) not in there and can_judge(pool, task)]

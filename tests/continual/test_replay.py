@@ -232,6 +232,22 @@ def test_kept_predictions_are_those_of_the_model_that_made_the_samples():
     assert replay.after_task(learned(TaskSequence((*tasks, again)), 3)) is replay  # a task counts once
 
 
+def test_samples_whose_corruptions_are_kept_can_be_judged_until_the_next_task_begins():
+    tasks, streams = make_tasks(), Streams(5)
+    made = DarkGeneratedReplay(20).after_task(learned(tasks, 0, streams=streams))
+    assert made.fresh.keys() == tasks[0].samples.batch.keys()
+    again = DarkGeneratedReplay(20).restore(made.state())
+    assert made.fresh.keys() == again.fresh.keys()
+    for replay in (made, again):
+        begun = replay.before_step(request(5))
+        assert begun.before_step(request(5)) is begun
+        assert begun.state().keys() == begun.pool.state().keys()
+        assert torch.equal(begun.state()["pool/x"], made.state()["pool/x"])
+    later = made.before_step(request(5)).after_task(learned(tasks, 1, streams=streams))
+    assert (later.fresh["kind"] == 1).all()
+    assert len(later.fresh["x"]) == 20
+
+
 def test_generating_in_chunks_makes_every_sample_once_in_order():
     class Counter(Toy):
         def generate(self, params, condition, rng):

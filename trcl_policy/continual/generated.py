@@ -159,12 +159,20 @@ class DarkGeneratedReplay(GeneratedReplay):
     Kept samples are no copies of copies, but where the previous model is the teacher, their targets still are: it has
     learned what it says of the first task from models that had learned it from others. Here nothing handed down stands
     between a task's own model and the student, and a step needs no teacher's prediction. As much memory as two pools.
+
+    Attributes:
+        fresh: the newest task's samples as they were made, for whoever judges them before the next task's first step.
     """
 
     kept: bool = True
+    fresh: Batch = field(default_factory=dict)
 
     has_teacher = False
     memory = "`replay_samples` corrupted samples a task that it makes, with predictions"
+
+    def before_step(self, request: Request) -> Replay:
+        """Without the samples that are not corrupted: learning has no use for them."""
+        return replace(self, fresh={}) if self.fresh else self
 
     def draw(self, request: Request) -> Batch | None:
         """Corruptions of made samples with the predictions of their time."""
@@ -176,11 +184,20 @@ class DarkGeneratedReplay(GeneratedReplay):
             return self
         maker = self._maker(learned)
         made = self._made(maker, learned.model, learned.layout, learned.streams, (learned.task,))
-        return replace(self, pool=self.pool.joined(remembered(learned, maker, made)))
+        return replace(self, pool=self.pool.joined(remembered(learned, maker, made)), fresh=concatenate(made))
 
     def state(self) -> dict[str, Tensor]:
-        """The pool."""
-        return self.pool.state()
+        """The pool and what has just been made."""
+        return {**self.pool.state(), **{f"fresh/{key}": leaf for key, leaf in self.fresh.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> Replay:
+        """The replay saved as ``state``.
+
+        Raises:
+            ValueError: the state has a teacher.
+        """
+        fresh = {key.removeprefix("fresh/"): leaf for key, leaf in state.items() if key.startswith("fresh/")}
+        return replace(super().restore(state), fresh=fresh)
 
 
 def _rehearsed(task: Task, params: dict[str, Tensor], count: int, rng: torch.Generator) -> Batch:
