@@ -137,7 +137,7 @@ class GeneratedReplay(Replay):
         """The pool and the teacher."""
         return {} if self.teacher is None else {"teacher": self.teacher, **self.pool.state()}
 
-    def restore(self, state: dict[str, Tensor]) -> Replay:
+    def restore(self, state: dict[str, Tensor]) -> GeneratedReplay:
         """The replay saved as ``state``.
 
         Raises:
@@ -190,14 +190,14 @@ class DarkGeneratedReplay(GeneratedReplay):
         """The pool and what has just been made."""
         return {**self.pool.state(), **{f"fresh/{key}": leaf for key, leaf in self.fresh.items()}}
 
-    def restore(self, state: dict[str, Tensor]) -> Replay:
+    def restore(self, state: dict[str, Tensor]) -> GeneratedReplay:
         """The replay saved as ``state``.
 
         Raises:
             ValueError: the state has a teacher.
         """
         fresh = {key.removeprefix("fresh/"): leaf for key, leaf in state.items() if key.startswith("fresh/")}
-        return replace(super().restore(state), fresh=fresh)
+        return replace(self, pool=super().restore(state).pool, fresh=fresh)
 
 
 def _rehearsed(task: Task, params: dict[str, Tensor], count: int, rng: torch.Generator) -> Batch:
