@@ -1,6 +1,6 @@
-"""docs/results.md and its figures, and the README's table, from the stored results.
+"""docs/results.md and its figures, docs/comparison.html and the README's table, from the stored results.
 
-.venv/bin/python scripts/make_results.py            # write the page and docs/images/results-*.png
+.venv/bin/python scripts/make_results.py            # write the pages and docs/images/results-*.png
 .venv/bin/python scripts/make_results.py --check    # status 1, with a line each, where they are not those of results/
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import BENCHMARKS, make_jobs, results_name
 from claims_table import claims_table
+from comparison_page import mark_of_page, write_comparison
 from pages import complaints, fingerprint, write_figure, write_page
 from published_tables import published_table, reconvergence_table
 from results_figures import drawn_runs, figures
@@ -26,7 +27,7 @@ from trcl_policy.report.tables import Table
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 README, HEADLINE = ROOT / "README.md", "cw10-small"
-"""The benchmark whose table stands in the README."""
+"""The benchmark whose table stands in the README, and whose runs docs/comparison.html shows one by one."""
 COMMAND = "scripts/make_results.py"
 BESIDE = ("cw10-small", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
 """Benchmarks that stand beside the published figures, where they have results."""
@@ -52,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README, help="page that gets the table of the main benchmark")
     options = parser.parse_args(words)
     found = {name: load(options.results, name) for name in benchmarks(options.results)}
-    images = options.page.parent / "images"
+    images, report = options.page.parent / "images", options.page.parent / "comparison.html"
     drawn = figure_names(options.results, found)
     blocks = make_blocks(options.results, found, drawn)
     data = {bench: fingerprint(options.results.glob(f"{bench}/*/seed-*.json")) for bench in found}
@@ -60,6 +61,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.check:
         wrong = complaints(options.page, blocks, marks, "results-*.png", COMMAND)
         wrong += complaints(options.readme, {HEADLINE: headline(found)}, {}, "-", COMMAND)
+        if mark_of_page(report) != data.get(HEADLINE):
+            wrong.append(f"{report.name} was made from other results; run {COMMAND}")
         print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
         return 1 if wrong else 0
     for bench, methods in found.items():
@@ -68,6 +71,8 @@ def main(words: Sequence[str] | None = None) -> int:
             write_figure(figure, path, marks[path])
     write_page(options.page, blocks)
     write_page(options.readme, {HEADLINE: headline(found)})
+    if HEADLINE in found:
+        write_comparison(report, HEADLINE, found[HEADLINE], data[HEADLINE])
     return 0
 
 

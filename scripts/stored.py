@@ -167,9 +167,8 @@ def difference(found: Mapping[str, Any], wanted: RunConfig) -> str:
     except ConfigError as error:
         return f"it can't be read any more: {error}"
     one, other = (_flat(yaml.safe_load(dump_config(config))) for config in (known, wanted))
-    ignored = {*SEEDLESS, "data.store", "evaluation.alone", "evaluation.threads"} - {"seed"}
-    if wanted.precision == "auto":
-        ignored.add("precision")
+    counts = {"seed"} if wanted.precision == "auto" else {"seed", "precision"}
+    ignored = {*SEEDLESS, "data.store", "evaluation.alone", "evaluation.threads"} - counts
     keys = [key for key in {**one, **other} if key not in ignored and one.get(key) != other.get(key)]
     return f"{keys[0]} is {one.get(keys[0])} there and {other.get(keys[0])} here" if keys else ""
 

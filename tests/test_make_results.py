@@ -196,6 +196,9 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     assert "| trcl | weight 1 | 3 | 0.90 | 0.77 |" in text
     assert "| trcl | weight 1 | 3 | 0.90 | 0.77 |" in (folder / "README.md").read_text()
     assert "Intervals are 95 %" in text  # what people wrote stays
+    report = (folder / "docs" / "comparison.html").read_text()
+    assert all(f'<th scope="row">replay, seed {seed}</th>' in report for seed in range(3))
+    assert "trcl_diag, seed 0: success of each task" in report
     made = sorted(path.name for path in (folder / "docs" / "images").iterdir())
     assert made == ["results-cw10-small-average.png", "results-cw10-small-tasks.png"]
     put(folder / "results", "cw10-small", {("trcl", 0): document(triangle([0.9] * 3, [0.1] * 3))})
@@ -205,6 +208,7 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     said = capsys.readouterr().out
     assert "README.md is not that of the stored results" in said
     assert "results.md is not that of the stored results" in said
+    assert "comparison.html was made from other results" in said
     assert "results-cw10-small-tasks.png was drawn from other results" in said
     assert "results-old-average.png belongs to no stored result" in said
 

@@ -110,6 +110,13 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(runs, tmp_path):
     assert [len(group.runs) for group in group_runs(twice)] == [1, 1]
 
 
+def test_seeds_that_learned_in_another_precision_belong_together(tmp_path):
+    folders = [make_run(tmp_path / f"{seed}", "trcl", 0.9, seed=seed) for seed in range(2)]
+    for folder, precision in zip(folders, ("bf16", "fp32"), strict=True):
+        (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + f"precision: {precision}\n")
+    assert [len(group.runs) for group in group_runs(load_runs(folders))] == [2]
+
+
 def test_a_group_is_the_mean_of_its_seeds_with_t_intervals(runs):
     group = group_runs(runs)[1]
     shown = averaged(group)

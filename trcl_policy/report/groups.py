@@ -12,7 +12,7 @@ from trcl_policy.report.runs import Matrix, Run
 from trcl_policy.report.tables import Table, interval, number
 from trcl_policy.rollout.relearning import survival_document
 
-SEEDLESS = ("seed", "device", "threads", "log_every", "save_every_s")
+SEEDLESS = ("seed", "device", "precision", "threads", "log_every", "save_every_s")
 """Settings that may differ between the seeds of one group; ``data.store`` and ``evaluation.alone`` may, too."""
 
 
