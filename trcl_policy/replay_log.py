@@ -15,8 +15,10 @@ from trcl_policy.continual.streams import derive_seed
 from trcl_policy.continual.tasks import Task, TaskSequence
 from trcl_policy.files import append_jsonl, read_jsonl
 
-POOLS = ("replay/fresh/", "replay/pool/")
-"""Where the learner's state has replayed samples: those just made, where only corrupted ones are kept, or all."""
+POOL = "replay/pool/"
+"""Where replays that keep a pool of samples have it in the learner's state."""
+FRESH = "replay/fresh/"
+"""Where those that keep corrupted samples only have what was made just now."""
 
 
 def log_replay(path: Path, state: Mapping[str, Tensor], tasks: TaskSequence, index: int) -> None:
@@ -27,8 +29,8 @@ def log_replay(path: Path, state: Mapping[str, Tensor], tasks: TaskSequence, ind
     kept, the task just learned alone gets a line. Replays that keep no samples, or corrupted ones of real samples, and
     tasks without held-out samples get none.
     """
-    found = ({k.removeprefix(start): leaf for k, leaf in state.items() if k.startswith(start)} for start in POOLS)
-    pool = next((samples for samples in found if samples), {})
+    start = FRESH if any(key.startswith(FRESH) for key in state) else POOL
+    pool = {key.removeprefix(start): leaf for key, leaf in state.items() if key.startswith(start)}
     there = {(line["after"], line["task"]) for line in read_replay(path)}
     seen, after = tasks.distinct(index + 1), tasks[index].name
     missing = [task for task in seen if (after, task.name) not in there and can_judge(pool, task)]
