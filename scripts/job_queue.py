@@ -242,12 +242,17 @@ def last_line(path: Path) -> str:
 
 
 def show_plan(jobs: Sequence[Job], forecast: Forecast, slots: int) -> None:
-    """Print every job, what would be done with it and about how long all of it takes."""
+    """Print every job, what would be done with it and about how long all of it takes; a reader may leave early."""
     rest = [job for job in jobs if job.commands()]
+    lines = []
     for job in jobs:
         share = job.share_done()
         state = "finished" if job not in rest else f"goes on at {100 * share:.0f} %" if share else "new"
         seconds = forecast.seconds(job.kind) * (1 - share) if job in rest else 0.0
-        print(f"{job.name:<48} {state:<16} {duration(seconds) if job in rest else ''}".rstrip())
+        lines.append(f"{job.name:<48} {state:<16} {duration(seconds) if job in rest else ''}".rstrip())
     left = f", about {duration(forecast.left(rest, slots))} with {slots} at a time" if rest else ""
-    print(f"{len(jobs) - len(rest)} of {len(jobs)} runs are finished{left}")
+    lines.append(f"{len(jobs) - len(rest)} of {len(jobs)} runs are finished{left}")
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

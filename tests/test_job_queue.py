@@ -170,3 +170,18 @@ def test_jobs_of_methods_come_seed_by_seed_with_their_own_folders(tmp_path):
 def test_wrong_launchers_are_one_clear_line(name, slots, said):
     with pytest.raises(ValueError, match=said):
         launchers.make_launcher(name, slots)
+
+
+def test_a_plan_ends_quietly_where_its_reader_leaves(tmp_path):
+    script = (
+        f"import sys; sys.path[:0] = {[str(DRIVER.parents[1]), str(DRIVER.parents[1] / 'scripts')]!r}\n"
+        "from pathlib import Path\n"
+        "from tests.fake_jobs import FakeJob, job_queue\n"
+        f"jobs = [FakeJob(Path({str(tmp_path)!r}) / str(k), 'none', kind='fake') for k in range(5)]\n"
+        "job_queue.show_plan(jobs, job_queue.Forecast({}, lambda kind: 1.0), 1)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
