@@ -57,7 +57,7 @@ FORMS: dict[str, dict[str, float | str]] = {
     "replay_kept": form("replay_kept"),
     "trcl_kept-10": form("trcl_kept", weight=10.0),
     "replay_dark": form("replay_dark"),
-    "trcl-10": form("trcl", weight=10.0),
+    **{f"trcl-{w:g}": form("trcl", weight=w) for w in (1.0, 10.0)},
     **{f"trcl_kept_prox-{w:g}": form("trcl_kept_prox", weight=w) for w in (1.0, 10.0, 100.0)},
     "trcl_ball-0.1": form("trcl_ball", rise=0.1),
     "trcl_dual-0.1": form("trcl_dual", rise=0.1),
