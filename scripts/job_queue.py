@@ -21,6 +21,7 @@ from typing import Any
 from jobs import Job
 from launchers import Handle, Launcher, LocalLauncher
 
+from trcl_policy.cli import hung_up
 from trcl_policy.report.tables import duration
 
 HEARTBEAT_S = 300.0
@@ -255,4 +256,4 @@ def show_plan(jobs: Sequence[Job], forecast: Forecast, slots: int) -> None:
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hung_up()

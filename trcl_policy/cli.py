@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        return _hung_up()
+        return hung_up()
 
 
 def _main(words: list[str]) -> int:
@@ -95,7 +95,7 @@ def _guarded(name: str, words: list[str]) -> int:
         return _fail(_one_line(error), MACHINE_FAULT)
 
 
-def _hung_up() -> int:
+def hung_up() -> int:
     """The reader of our output has seen enough (``trcl methods | head -1``): no fault, nothing to say."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
