@@ -27,11 +27,16 @@ CLAIMS: tuple[tuple[str, Measure, int | None, bool], ...] = (
 )
 """Words, measure, place of the published pair (None: not comparable), and whether smaller is always better. The last is
 no claim of the paper but the price."""
+PUBLISHED_CLAIMS = CLAIMS[:3]
+BRIEF = (PUBLISHED_FORM, "trcl", "replay_dark")
+"""Forms of the short table: as published, our default, and the same without a trust region."""
 LEAST_SEEDS = 3
 """With fewer pairs nothing is decided."""
 
 
-def claims_table(bench: str, published: Mapping[str, Any], domain: str, found: Mapping[str, Results]) -> Table:
+def claims_table(
+    bench: str, published: Mapping[str, Any], domain: str, found: Mapping[str, Results], brief: bool = False
+) -> Table:
     """The claims on one benchmark: of the form as published, our default, the best of ours and OURS, if stored.
 
     Args:
@@ -39,15 +44,21 @@ def claims_table(bench: str, published: Mapping[str, Any], domain: str, found: M
         published: ``final`` of published.json.
         domain: column of the published figures, ``cw10`` or ``imagenet500``.
         found: stored results by method.
+        brief: only what the paper claims, against whom it claims it, of the forms in BRIEF.
     """
-    forms = dict.fromkeys(form for form in (PUBLISHED_FORM, "trcl", best_form(found), *OURS) if form in found)
+    names = BRIEF if brief else (PUBLISHED_FORM, "trcl", best_form(found), *OURS)
+    forms = dict.fromkeys(form for form in names if form in found)
+    more_rivals = () if brief else tuple(name for name in MORE_RIVALS if name in found)
     rows = []
-    for words, measure, place, smaller in CLAIMS:
+    for words, measure, place, smaller in PUBLISHED_CLAIMS if brief else CLAIMS:
         lower = smaller or not higher_is_better(found)
-        scale = 100.0 if measure is not probe_time and higher_is_better(found) else 1.0
-        for rival in (*RIVALS, *(name for name in MORE_RIVALS if name in found)):
+        is_share = measure is not probe_time and higher_is_better(found)
+        tenths = measure is probe_time or is_share
+        for rival in (*RIVALS, *more_rivals):
             cells = [
-                NONE if form == rival else judged(found, form, rival, measure, -1 if lower else 1, scale)
+                NONE
+                if form == rival
+                else judged(found, form, rival, measure, -1 if lower else 1, 100.0 if is_share else 1.0, tenths)
                 for form in forms
             ]
             told = _published(published, rival, domain, place)
@@ -59,15 +70,31 @@ def claims_table(bench: str, published: Mapping[str, Any], domain: str, found: M
 
 
 def judged(
-    found: Mapping[str, Results], form: str, rival: str, measure: Measure, better: int, scale: float = 1.0
+    found: Mapping[str, Results],
+    form: str,
+    rival: str,
+    measure: Measure,
+    better: int,
+    scale: float = 1.0,
+    tenths: bool = False,
 ) -> str:
-    """Verdict and paired difference ``form`` minus ``rival``; ``better`` is the sign that speaks for the form."""
+    """Verdict and paired difference ``form`` minus ``rival``; ``better`` is the sign that speaks for the form.
+
+    Args:
+        found: stored results by method.
+        form: the method in question.
+        rival: whom it is compared with.
+        measure: what is compared.
+        better: 1 or -1.
+        scale: what a difference is multiplied by.
+        tenths: whether differences are told to one decimal; to three digits otherwise.
+    """
     pair = paired(found, form, rival, measure, scale)
     if pair is None:
         return NONE
-    told = number(pair.mean, signed=True) if scale == 1 else f"{pair.mean:+.1f}"
+    told = f"{pair.mean:+.1f}" if tenths else number(pair.mean, signed=True)
     if pair.interval is not None:
-        bounds = interval(pair.interval) if scale == 1 else "{:+.1f} to {:+.1f}".format(*pair.interval)
+        bounds = "{:+.1f} to {:+.1f}".format(*pair.interval) if tenths else interval(pair.interval)
         told += f" ({bounds})"
     return f"{verdict(pair.interval, pair.num, better)}: {told}, {pair.num} seed{'s' * (pair.num > 1)}"
 

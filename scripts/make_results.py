@@ -1,4 +1,4 @@
-"""docs/results.md and its figures, docs/comparison.html and the README's table, from the stored results.
+"""docs/results.md and its figures, docs/comparison.html and the README's two tables, from the stored results.
 
 .venv/bin/python scripts/make_results.py            # write the pages and docs/images/results-*.png
 .venv/bin/python scripts/make_results.py --check    # status 1, with a line each, where they are not those of results/
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import BENCHMARKS, make_jobs, results_name
@@ -50,17 +50,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only compare; status 1 where something differs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the stored results")
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose generated blocks are filled")
-    parser.add_argument("--readme", type=Path, default=README, help="page that gets the table of the main benchmark")
+    parser.add_argument("--readme", type=Path, default=README, help="page that gets the tables of the main benchmark")
     options = parser.parse_args(words)
     found = {name: load(options.results, name) for name in benchmarks(options.results)}
     images, report = options.page.parent / "images", options.page.parent / "comparison.html"
     drawn = figure_names(options.results, found)
     blocks = make_blocks(options.results, found, drawn)
+    headline = {HEADLINE: headline_table(found), "verdicts": claims(options.results, found, [HEADLINE], brief=True)}
     data = {bench: fingerprint(options.results.glob(f"{bench}/*/seed-*.json")) for bench in found}
     marks = {images / name: data[bench] for name, bench in drawn.items()}
     if options.check:
         wrong = complaints(options.page, blocks, marks, "results-*.png", COMMAND)
-        wrong += complaints(options.readme, {HEADLINE: headline(found)}, {}, "-", COMMAND)
+        wrong += complaints(options.readme, headline, {}, "-", COMMAND)
         if mark_of_page(report) != data.get(HEADLINE):
             wrong.append(f"{report.name} was made from other results; run {COMMAND}")
         print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
@@ -70,13 +71,13 @@ def main(words: Sequence[str] | None = None) -> int:
             path = images / file_name(bench, name)
             write_figure(figure, path, marks[path])
     write_page(options.page, blocks)
-    write_page(options.readme, {HEADLINE: headline(found)})
+    write_page(options.readme, headline)
     if HEADLINE in found:
         write_comparison(report, HEADLINE, found[HEADLINE], data[HEADLINE])
     return 0
 
 
-def headline(found: Mapping[str, Mapping[str, Results]]) -> str:
+def headline_table(found: Mapping[str, Mapping[str, Results]]) -> str:
     """The table of the main benchmark, with the commands that made it."""
     if HEADLINE not in found:
         return "Nothing is stored yet."
@@ -99,19 +100,23 @@ def make_blocks(results: Path, found: Mapping[str, Mapping[str, Results]], drawn
     """The generated parts of the page."""
     published = read_json(results / "published.json")
     beside = {name: found[name] for name in BESIDE if name in found}
-    claims = [
-        claims_table(name, published["final"], domain, found[name]).markdown()
-        for name, domain in CLAIMED.items()
-        if name in found
-    ]
     inside = next((found[name] for name in INSIDE if name in found), {})
     return {
         "published": published_table(published["final"], beside).markdown() + f"\n\n<sub>{published['source']}.</sub>",
-        "claims": "\n\n".join(claims) or "Nothing is stored yet.",
+        "verdicts": claims(results, found, CLAIMED, brief=True),
+        "claims": claims(results, found, CLAIMED),
         "reconvergence": reconvergence_table(published["reconvergence"], inside).markdown(),
         "benchmarks": "\n\n".join(section(name, found[name], drawn) for name in found) or "Nothing is stored yet.",
         "missing": missing(results),
     }
+
+
+def claims(results: Path, found: Mapping[str, Mapping[str, Results]], names: Iterable[str], brief: bool = False) -> str:
+    """What is said of the paper's claims on these benchmarks, those without results left out."""
+    final = read_json(results / "published.json")["final"]
+    there = [name for name in names if name in found]
+    told = [claims_table(name, final, CLAIMED[name], found[name], brief).markdown() for name in there]
+    return "\n\n".join(told) or "Nothing is stored yet."
 
 
 def section(bench: str, methods: Mapping[str, Results], drawn: Mapping[str, str]) -> str:

@@ -38,6 +38,13 @@ def document(scores, losses=None, probe=None, method="trcl", seed=0, **fields):
     return made if probe is None else {**made, "probe": probe}
 
 
+def probe(*held, steps=100, reference=0.9):
+    """What ``trcl recover`` finds of tasks that are back after ``held`` updates, None: never."""
+    curve = {"steps": [0, steps], "success": [0.1, 0.9], "losses": [0.2, 0.1], "reference": reference}
+    curve |= {"loss_reference": 0.1, "loss_held_after": 10}
+    return {"tasks": {f"t{place}": {**curve, "held_after": time} for place, time in enumerate(held)}}
+
+
 def plain(config):
     """The configuration as plain values."""
     import yaml

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fake_results import document, triangle
+from tests.fake_results import document, probe, triangle
 from tests.scripts import script
 
 claims = script("claims_table")
@@ -69,6 +69,25 @@ def test_rivals_that_the_paper_leaves_out_have_rows_where_there_are_results():
     (er,) = [row for row in table.rows if row[0] == "ends better than er"]
     assert er[1] == "–"
     assert not any(row[0].startswith("brings") for row in table.rows)  # no probe was run
+
+
+def test_the_brief_table_holds_what_the_paper_claims_of_three_forms():
+    found = {**FOUND, "er": runs(0.5, 0.5, 0.5), "trcl": runs(0.8, 0.8, 0.9), "replay_dark": runs(0.9, 0.9, 0.9)}
+    whole, brief = (claims.claims_table("cw10-small", FINAL, "cw10", found, brief=flag) for flag in (False, True))
+    assert brief.header == (*whole.header[:2], "ours: trcl_rank1", "ours: trcl", "ours: replay_dark")
+    kept = [row for row in whole.rows if row[0].startswith(("ends", "forgets")) and row[1] != "–"]
+    columns = [whole.header.index(name) for name in brief.header]
+    assert list(brief.rows) == [tuple(row[column] for column in columns) for row in kept]
+    assert len(kept) == 2 * len(claims.RIVALS)
+
+
+def test_updates_are_told_to_one_decimal():
+    def probed(*steps):
+        scores = triangle([0.9, 0.9], [0.5, 0.9])
+        return {seed: document(scores, seed=seed, probe=probe(step)) for seed, step in enumerate(steps)}
+
+    told = row({"trcl": probed(10, 20, 31), "replay": probed(30, 50, 40)}, f"{claims.CLAIMS[2][0]} replay")
+    assert told["ours: trcl"] == "undecided: -19.7 (-45.8 to +6.4), 3 seeds"
 
 
 @pytest.mark.parametrize(

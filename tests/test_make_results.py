@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fake_results import document, put, triangle
+from tests.fake_results import document, probe, put, triangle
 from tests.scripts import FOLDER, script
 
 make_results, tables, published = (script(name) for name in ("make_results", "results_tables", "published_tables"))
@@ -105,12 +105,6 @@ def test_one_lucky_seed_makes_no_best_form():
     assert tables.best_form({**FOUND, "trcl_diag": lucky}) == "trcl"
     assert tables.best_form({"trcl": {0: FOUND["trcl"][0]}, "trcl_diag": lucky}) == "trcl_diag"
     assert tables.best_form({"replay": FOUND["replay"]}) is None
-
-
-def probe(*held, steps=100, reference=0.9):
-    curve = {"steps": [0, steps], "success": [0.1, 0.9], "losses": [0.2, 0.1], "reference": reference}
-    curve |= {"loss_reference": 0.1, "loss_held_after": 10}
-    return {"tasks": {f"t{place}": {**curve, "held_after": time} for place, time in enumerate(held)}}
 
 
 def test_a_task_that_never_comes_back_counts_the_length_of_the_probe():
