@@ -180,6 +180,19 @@ def test_runs_of_one_seed_have_no_tables_over_seeds(runs):
     assert seed_tables([runs[0], runs[3]]) == ([], "")
 
 
+def test_the_page_leads_with_the_methods_and_folds_their_seeds_away(runs):
+    def result(shown):
+        return page.render_page(shown, draw_figures(shown), "title").partition("<h2>Task by task")[0]
+
+    methods, folded, single = "Methods over their seeds", "<summary>Each of the 6 runs</summary>", "After the whole"
+    several = result(runs)
+    assert several.index(methods) < several.index(folded) < several.index(single)
+    assert several.count("<table>") == 3
+    one_each = result([runs[0], runs[3]])
+    assert single in one_each
+    assert "<details>" not in one_each
+
+
 # ---- tables of coming back ----
 
 

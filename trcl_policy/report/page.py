@@ -72,13 +72,11 @@ def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], 
     pictures = {name: _picture(name, what, figure) for name, (what, figure) in figures.items()}
     matrices = "".join(picture for name, picture in pictures.items() if name.startswith("matrix-"))
     tables = {name: "".join(table.html() for table in found) for name, found in tables_by_section(runs).items()}
-    shown, note = shown_runs(runs), seed_tables(runs)[1]
-    result = _headline(shown) + tables["Result"] + (f"<p>{html.escape(note)}</p>" if note else "")
     back = [pictures.get(name, "") for name in ("retention", "reconvergence", "survival", "losses")]
     probe = [pictures.get(name, "") for name in ("probe", "probe-survival")]
     wide = max(len(run.tasks) for run in runs) > 12
     sections = [
-        ("Result", result + pictures["average"]),
+        ("Result", _result(runs) + pictures["average"]),
         ("Task by task", pictures["tasks"] + tables["Task by task"]),
         ("Score matrices", f'<div class="{"" if wide else "row"}">{matrices}</div>'),
         ("Forgetting and coming back", "".join(back) + tables["Forgetting and coming back"]),
@@ -91,6 +89,16 @@ def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], 
     ]
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
     return PAGE.format(title=html.escape(title), style=STYLE, sequence=_sequence(runs), body=body)
+
+
+def _result(runs: Sequence[Run]) -> str:
+    """Return tiles and tables of the methods; where they have several seeds, the runs one by one are folded away."""
+    (over_seeds, note), each = seed_tables(runs), summary_table(runs).html()
+    parts = [_headline(shown_runs(runs)), *(table.html() for table in over_seeds)]
+    if note:
+        parts.append(f"<p>{html.escape(note)}</p>")
+    parts.append(f"<details><summary>Each of the {len(runs)} runs</summary>{each}</details>" if over_seeds else each)
+    return "".join(parts)
 
 
 def _picture(name: str, what: str, figure: Figure) -> str:

@@ -26,7 +26,7 @@ def tables_by_section(runs: Sequence[Run]) -> dict[str, list[Table]]:
     """Return the tables that have rows, under the heading they belong to."""
     shown = shown_runs(runs)
     sections = {
-        "Result": [summary_table(runs), *seed_tables(runs)[0]],
+        "Result": [*seed_tables(runs)[0], summary_table(runs)],
         "Task by task": [final_table(shown), transfer_table(shown)],
         "Forgetting and coming back": [
             dips_table(shown),
