@@ -1,4 +1,4 @@
-"""Forms of the trust region and of replay where replay runs short: results/forms/CELL.json and docs/forms.md.
+"""Forms of the trust region and of replay, side by side in a few cells: results/forms/CELL.json and docs/forms.md.
 
 .venv/bin/python scripts/compare_forms.py --dry-run         # the runs, and about how long they take
 .venv/bin/python scripts/compare_forms.py                   # run what is missing, fill docs/forms.md
@@ -32,7 +32,7 @@ from trcl_policy.folder import RunFolder
 from trcl_policy.report.tables import NONE, Table, number
 
 ROOT = Path(__file__).resolve().parent.parent
-CELLS = tuple(map(Cell.named, ("starved-1200x8-w128", "starved-300x8-w128")))
+CELLS = tuple(map(Cell.named, ("starved-1200x8-w128", "ample-300x8-w64", "ample-1200x8-w64")))
 BASE = "replay"
 
 
@@ -58,6 +58,7 @@ FORMS: dict[str, dict[str, float | str]] = {
     "trcl_kept-10": form("trcl_kept", weight=10.0),
     "replay_dark": form("replay_dark"),
     **{f"trcl-{w:g}": form("trcl", weight=w) for w in (1.0, 10.0)},
+    **{f"trcl_auto-{rise:g}": form("trcl_auto", rise=rise) for rise in (0.05, 0.1)},
     **{f"trcl_kept_prox-{w:g}": form("trcl_kept_prox", weight=w) for w in (1.0, 10.0, 100.0)},
     "trcl_ball-0.1": form("trcl_ball", rise=0.1),
     "trcl_dual-0.1": form("trcl_dual", rise=0.1),

@@ -22,7 +22,7 @@ KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
     ),
     **dict.fromkeys(("trcl", "trcl_kept", "trcl_kept_prox"), GENTLE),
     **dict.fromkeys(("trcl_kfac_plain", "trcl_diag_plain", "trcl_prox_plain"), GENTLE),
-    **dict.fromkeys(("replay_dual", "trcl_ball", "trcl_dual"), RISE),
+    **dict.fromkeys(("trcl_auto", "replay_dual", "trcl_ball", "trcl_dual"), RISE),
     "agem": ("method.replay_ratio", (0.25, 0.5, 1.0, 2.0, 4.0)),
     "packnet": ("method.packnet_search", (0.3, 0.45, 0.6, 0.75, 0.9)),
 }

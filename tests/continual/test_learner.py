@@ -96,9 +96,9 @@ class MemoryQuery(Update):
         return self
 
 
-def stuck(name):
+def stuck(name, **options):
     """A dual method whose multiplier stays at one: any excess moves it by less than the last bit of a float64."""
-    return changed(name, update=replace(method(name).update, speed=1e-300))
+    return replace(method(name, **options), update=replace(method(name).update, speed=1e-300))
 
 
 FINETUNE, REPLAY, EWC = method("finetune"), method("replay"), method("ewc")
@@ -148,6 +148,14 @@ IDENTITIES = {
     "anchors kept apart are merged ones of low rank": (
         method("trcl_rank1", keep_anchors="separate"),
         method("trcl_rank1"),
+    ),
+    "a watched penalty of zero weight is kept predictions": (
+        method("trcl_auto", weight=0.0, replay_apart=0.0),
+        method("replay_dark"),
+    ),
+    "a watched penalty with nothing to watch is one of a fixed weight": (
+        method("trcl_auto", replay_apart=0.0),
+        stuck("trcl_auto", replay_apart=0.0),
     ),
     "a huge ball is replay": (method("trcl_ball", rise=1e12), REPLAY),
     "a huge ball without replay is finetuning": (Method(update=Ball(1e12), anchor=EWC.anchor), FINETUNE),
@@ -221,7 +229,7 @@ def test_online_ewc_of_one_old_task_is_ewc():
         ("si", "finetune"), ("si", "mas"), ("mas", "ewc"), ("ftml", "er"), ("ftml", "ftml_distill"), ("vrmcl", "ftml"),
         ("mer", "er"), ("lamaml", "mer"), ("packnet", "finetune"), ("trcl_mixed", "trcl_lowrank"),
         ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"),
-        ("trcl", "trcl_kept"), ("trcl", "replay_dark"), ("trcl", "ewc_kfac"),
+        ("trcl", "trcl_kept"), ("trcl", "trcl_auto"), ("trcl", "replay_dark"), ("trcl", "ewc_kfac"),
         ("ewc_lowrank", "ewc_rank1"), ("trcl_diag_plain", "trcl_diag"), ("trcl_prox_plain", "trcl_diag_plain"),
     ],
 )  # fmt: skip
@@ -240,6 +248,7 @@ def test_methods_that_differ_in_one_part_learn_different_weights(one, other):
         ("replay_dark", {"replay_samples": 5}), ("replay_dark", {"teacher": "raw"}),
         ("er_distill", {"dark_draws": 1}), ("er", {"memory": 5}), ("packnet", {"packnet_search": 0.3}),
         ("replay_dual", {"rise": 5.0}), ("replay_dual", {"dual_speed": 0.5}), ("trcl_dual", {"dual_speed": 0.5}),
+        ("trcl_auto", {"rise": 5.0}), ("trcl_auto", {"dual_speed": 0.5}), ("trcl_auto", {"replay_apart": 0.5}),
         ("trcl_ball", {"rise": 1e-4}), ("ewc_online", {"online_decay": 0.1}), ("si", {"si_damping": 1.0}),
         ("ewc_lowrank", {"rank": 1}), ("trcl_lowrank", {"keep_anchors": "compressed"}), ("si", {"weight": 9.0}),
         ("trcl", {"raw_lambda": 1.0}), ("trcl_diag", {"fisher_samples": 10}), ("replay", {"replay_weight": 0.5}),

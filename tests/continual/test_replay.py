@@ -232,6 +232,44 @@ def test_kept_predictions_are_those_of_the_model_that_made_the_samples():
     assert replay.after_task(learned(TaskSequence((*tasks, again)), 3)) is replay  # a task counts once
 
 
+def test_samples_held_out_are_never_learned_from_and_as_many_rows():
+    tasks, streams = make_tasks(), Streams(5)
+    layout, theta = vector(torch.float32)
+    replay = DarkGeneratedReplay(20, apart=0.2)
+    assert replay.held_out(request(5, streams)) is None
+    for index in range(2):
+        replay = replay.after_task(learned(tasks, index, (index + 1) * theta, streams))
+    again = DarkGeneratedReplay(20, apart=0.2).restore(replay.state())
+    assert replay.pool.origin.bincount().tolist() == again.watched.origin.bincount().tolist() == [16, 16]
+    for number in range(2):
+        held, learnt = (
+            {key: leaf[pool.origin == number] for key, leaf in pool.samples.items()}
+            for pool in (again.watched, replay.pool)
+        )
+        told = Toy().predict(layout.unflatten((number + 1) * theta), held)
+        torch.testing.assert_close(held["target"], told)
+        assert len(held["x"].unique(dim=0)) == 16  # four samples under four corruptions
+        assert not (held["x"][:, None] == learnt["x"][None]).all(2).any()
+    asked = request(200, streams)
+    found = again.held_out(asked)
+    assert (found["x"][:, None] == again.watched.samples["x"][None]).all(2).any(1).all()
+    plain = DarkGeneratedReplay(20, apart=0.2).restore(replay.state())
+    assert torch.equal(plain.draw(request(9))["x"], replay.draw(request(9))["x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"apart": 1.0}, r"replay_apart must be in \[0, 1\), got 1.0"),
+        ({"apart": -0.1}, r"replay_apart must be in \[0, 1\), got -0.1"),
+        ({"apart": 0.5, "samples_per_task": 1}, "replay_samples must be >= 2 where some are held out, got 1"),
+    ],
+)
+def test_a_share_that_leaves_nothing_is_refused(options, line):
+    with pytest.raises(ValueError, match=line):
+        DarkGeneratedReplay(**options)
+
+
 def test_samples_whose_corruptions_are_kept_can_be_judged_until_the_next_task_begins():
     tasks, streams = make_tasks(), Streams(5)
     made = DarkGeneratedReplay(20).after_task(learned(tasks, 0, streams=streams))

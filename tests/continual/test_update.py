@@ -12,7 +12,7 @@ from tests.continual.toy import Descent, Quadratic, Toy, learned, make_batch, ma
 from tests.continual.toy import generator as rng
 from tests.reference.slow import hessian
 from trcl_policy.continual.anchor import FisherAnchor
-from trcl_policy.continual.constrained import BOUNDS, MEMORY, SAMPLES, Dual
+from trcl_policy.continual.constrained import BOUNDS, EVERY, MEMORY, SAMPLES, Dual
 from trcl_policy.continual.lookahead import LearnedRates, MetaLeader, Reptile, VarianceReduced, halves, pieces
 from trcl_policy.continual.metric import Diagonal
 from trcl_policy.continual.model import gradient, leaves, mean_loss
@@ -421,6 +421,29 @@ def test_a_multiplier_through_the_anchor_scales_its_proximal_step():
     same(optimizer.theta, THETA + 0.1 + (THETA - 0.05 * found - THETA - 0.1) / (1 + pull))
 
 
+def test_a_multiplier_through_the_penalty_follows_samples_held_out():
+    """Nothing else moves it: neither the replayed loss nor the steps between two looks."""
+    anchor, _ = anchored(weight=2.0)
+    mu, held, optimizer = torch.tensor(1.7, dtype=torch.float64), {**OLD, "target": OLD["target"] + 0.3}, descent()
+    update = dual(through="penalty", held_out=True, multiplier=mu, met=torch.tensor(0.4), reference=4.0)
+    told = {"old": OLD, "beta": 0.7, "anchor": anchor, "held_out": lambda: held}
+    found, between = taken(update, descent(), step=EVERY, **told)
+    pull = anchor.gradient(descent().theta)
+    assert float(pull.norm()) > 0
+    same(found, slope(THETA, NEW) + 0.7 * slope(THETA, OLD) + 1.7 * pull)
+    assert float(between.multiplier) == 1.7
+    assert float(between.met) == pytest.approx(0.4)
+    _, after = taken(update, optimizer, step=2 * EVERY - 1, distilled=True, **told)
+    stays = MEMORY**EVERY
+    average = stays * 0.4 + (1 - stays) * mean_loss(Toy(), LAYOUT.unflatten(optimizer.theta), held)
+    assert float(after.met) == pytest.approx(average)
+    excess = average / (0.2 * 4.0) - 1
+    assert 0.05 < abs(excess) < 1
+    assert float(after.multiplier) == pytest.approx(1.7 * math.exp(EVERY * 0.3 * excess))
+    _, alone = taken(update, descent(), step=2 * EVERY - 1, old=OLD, anchor=anchor)
+    assert float(alone.multiplier) == 1.7
+
+
 def test_the_reference_is_the_average_loss_at_the_end_of_every_task():
     tasks, update = make_tasks(), Dual()
     layout, theta = vector(torch.float32)
@@ -506,7 +529,7 @@ def test_the_search_ends_with_the_choice_and_empties_what_is_left():
         (lambda: Reptile(inner_steps=1), "inner_steps must be >= 2, got 1"),
         (lambda: LearnedRates(inner_steps=0), "inner_steps must be >= 1 and rate_speed >= 0, got 0"),
         (lambda: LearnedRates(rate_speed=-1.0), "inner_steps must be >= 1 and rate_speed >= 0, got 4 and -1"),
-        (lambda: Dual("both"), "through must be one of replay, anchor, got 'both'"),
+        (lambda: Dual("both"), "through must be one of replay, anchor, penalty, got 'both'"),
         (lambda: Dual(rise=0.0), "rise and dual_speed must be > 0, got 0"),
         (lambda: Dual(speed=0.0), "rise and dual_speed must be > 0, got 0.1 and 0"),
         (lambda: Packed(0.0), r"packnet_search must be in \(0, 1\), got 0"),

@@ -167,6 +167,7 @@ def make_turn(model, layout, optimizer, new, old=None, **changes) -> Turn:
         "new": new,
         "recall": lambda task: batches[task or 0] if batches else None,
         "num_recalled": len(batches),
+        "held_out": lambda: None,
         "distilled": False,
         "streams": Streams(2),
         "beta": 1.0,

@@ -162,13 +162,26 @@ class DarkGeneratedReplay(GeneratedReplay):
 
     Attributes:
         fresh: the newest task's samples as they were made, for whoever judges them before the next task's first step.
+        apart: share of a task's samples that is held out and never learned from, each under as many corruptions as make
+            up for the learned ones, so that the model can't know them by heart; [0, 1).
+        watched: the samples held out.
     """
 
     kept: bool = True
     fresh: Batch = field(default_factory=dict)
+    apart: float = 0.0
+    watched: Pool = field(default_factory=Pool)
 
     has_teacher = False
     memory = "`replay_samples` corrupted samples a task that it makes, with predictions"
+
+    def __post_init__(self) -> None:
+        """Check the options once."""
+        super().__post_init__()
+        if not 0 <= self.apart < 1:
+            raise ValueError(f"replay_apart must be in [0, 1), got {self.apart}")
+        if self.apart and self.samples_per_task < 2:
+            raise ValueError(f"replay_samples must be >= 2 where some are held out, got {self.samples_per_task}")
 
     def before_step(self, request: Request) -> Replay:
         """Without the samples that are not corrupted: learning has no use for them."""
@@ -183,12 +196,22 @@ class DarkGeneratedReplay(GeneratedReplay):
         if learned.revisited:
             return self
         maker = self._maker(learned)
-        made = self._made(maker, learned.model, learned.layout, learned.streams, (learned.task,))
-        return replace(self, pool=self.pool.joined(remembered(learned, maker, made)), fresh=concatenate(made))
+        (made,) = self._made(maker, learned.model, learned.layout, learned.streams, (learned.task,))
+        watched, share = self.watched, max(1, round(self.apart * num_rows(made))) if self.apart else 0
+        learnt = remembered(learned, maker, [rows(made, slice(share, None))])
+        if share:
+            held = [rows(made, slice(share))] * round(num_rows(learnt) / share)
+            watched = watched.joined(remembered(learned, maker, held))
+        return replace(self, pool=self.pool.joined(learnt), fresh=made, watched=watched)
+
+    def held_out(self, request: Request) -> Batch | None:
+        """Corruptions of the samples held out with the predictions of their time."""
+        return self.watched.pick(request, "replay/held_out") if self.watched.num_tasks else None
 
     def state(self) -> dict[str, Tensor]:
-        """The pool and what has just been made."""
-        return {**self.pool.state(), **{f"fresh/{key}": leaf for key, leaf in self.fresh.items()}}
+        """The pools and what has just been made."""
+        watched = {f"watched/{key}": leaf for key, leaf in self.watched.state().items()}
+        return {**self.pool.state(), **watched, **{f"fresh/{key}": leaf for key, leaf in self.fresh.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> GeneratedReplay:
         """The replay saved as ``state``.
@@ -196,8 +219,11 @@ class DarkGeneratedReplay(GeneratedReplay):
         Raises:
             ValueError: the state has a teacher.
         """
-        fresh = {key.removeprefix("fresh/"): leaf for key, leaf in state.items() if key.startswith("fresh/")}
-        return replace(self, pool=super().restore(state).pool, fresh=fresh)
+        fresh, watched = (
+            {key.removeprefix(part): leaf for key, leaf in state.items() if key.startswith(part)}
+            for part in ("fresh/", "watched/")
+        )
+        return replace(self, pool=super().restore(state).pool, fresh=fresh, watched=Pool.restored(watched))
 
 
 def _rehearsed(task: Task, params: dict[str, Tensor], count: int, rng: torch.Generator) -> Batch:

@@ -167,6 +167,7 @@ class _Run:
             new=self.model.corrupt(batch, self.streams["train/noise"]),
             recall=lambda task: self.replay.draw(replace(request, task=task)),
             num_recalled=self.replay.num_tasks,
+            held_out=lambda: self.replay.held_out(request),
             distilled=self.replay.distilled,
             streams=self.streams,
             beta=self.method.replay_weight,

@@ -99,6 +99,13 @@ METHODS: dict[str, Recipe] = {
     "lamaml_distill": Recipe("The same on distilled generated replay", GUPTA, "rates", replay="distilled"),
     # trust region and distilled replay
     "trcl": Recipe("Kronecker-factored Fisher penalty on replay_dark", OURS, "penalty", "kronecker", "kept_dark"),
+    "trcl_auto": Recipe(
+        "The same, its weight found on the way from the old loss on samples held out",
+        OURS,
+        "dual_penalty",
+        "kronecker",
+        "kept_watched",
+    ),
     "trcl_kept": Recipe("Kronecker-factored Fisher penalty on replay_kept", OURS, "penalty", "kronecker", "kept"),
     "trcl_kept_prox": Recipe(
         "The same, a proximal step after every ten of the optimiser's", OURS, "proximal_sparse", "kronecker", "kept"

@@ -28,12 +28,14 @@ class Options:
         keep_anchors: ``merged`` exactly, ``separate`` for each task, or ``compressed`` to ``rank`` eigenpairs in all.
         online_decay: what remains of the older Fisher when a task is added (ewc_online).
         si_damping: added to the squared way of each weight (si).
-        rise: share of the average old loss by which it may rise (trcl_ball, trcl_dual, replay_dual).
-        dual_speed: speed of the multiplier (trcl_dual, replay_dual).
+        rise: share of the average old loss by which it may rise (trcl_auto, trcl_ball, trcl_dual, replay_dual).
+        dual_speed: speed of the multiplier (trcl_auto, trcl_dual, replay_dual).
         replay_weight: beta, weight of the replayed loss.
         replay_ratio: replayed samples per new sample in a step.
         replay_samples: samples generated for each old task.
         replay_keep: share of the generated samples that is kept, the best by the teacher's own loss.
+        replay_apart: share of the generated samples on which the old loss is watched and that are never learned from
+            (trcl_auto).
         replay_refresh: updates after which the samples are generated anew within a task; 0 for never.
             Methods that generate once have no such knob.
         teacher: weights that generate and teach, ``ema`` or ``raw``.
@@ -61,6 +63,7 @@ class Options:
     replay_ratio: float = 1.0
     replay_samples: int = 2000
     replay_keep: float = 1.0
+    replay_apart: float = 0.125
     replay_refresh: int = 0
     teacher: str = "ema"
     memory: int = 256
@@ -105,6 +108,7 @@ UPDATES: dict[str, Callable[[Options], Update]] = {
     "ball": lambda o: Ball(o.rise),
     "dual": lambda o: Dual("replay", o.rise, o.dual_speed),
     "dual_anchor": lambda o: Dual("anchor", o.rise, o.dual_speed),
+    "dual_penalty": lambda o: Dual("penalty", o.rise, o.dual_speed, held_out=True),
     "projected": lambda o: Projected(),
     "packed": lambda o: Packed(o.packnet_search),
     "leader": lambda o: MetaLeader(o.inner_rate, o.second_order),
@@ -137,4 +141,7 @@ REPLAYS: dict[str, Callable[[Options], Replay]] = {
     "kept": _generated(distilled=True, kept=True),
     "kept_plain": _generated(distilled=False, kept=True),
     "kept_dark": lambda o: DarkGeneratedReplay(o.replay_samples, weights=o.teacher, keep=o.replay_keep),
+    "kept_watched": lambda o: DarkGeneratedReplay(
+        o.replay_samples, weights=o.teacher, keep=o.replay_keep, apart=o.replay_apart
+    ),
 }

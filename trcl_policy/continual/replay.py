@@ -68,6 +68,10 @@ class Replay(ABC):
     def draw(self, request: Request) -> Batch | None:
         """Corrupted old samples with their targets, or None while there are none."""
 
+    def held_out(self, request: Request) -> Batch | None:
+        """Corrupted old samples with their targets that are never learned from; None while there are none."""
+        return None
+
     def after_task(self, learned: Learned) -> Replay:
         """The replay that also brings back the task just learned."""
         return self
@@ -119,9 +123,9 @@ class Pool:
         """With the samples of some more tasks."""
         return reduce(Pool.joined, parts, self)
 
-    def pick(self, request: Request) -> Batch:
+    def pick(self, request: Request, stream: str = "replay/pick") -> Batch:
         """Samples drawn uniformly with replacement, of the task asked for."""
-        rng = request.streams["replay/pick"]
+        rng = request.streams[stream]
         there = None
         if request.task is not None and self.origin is not None:
             there = (self.origin == request.task).nonzero().squeeze(1)

@@ -29,6 +29,7 @@ class Turn:
         recall: draws corrupted old samples with their targets, of all old tasks or of one by its number (in order of
             first meeting); None while there are none.
         num_recalled: old tasks that can be asked for by number.
+        held_out: draws corrupted old samples with their targets that are never learned from; None while there are none.
         distilled: replayed targets are a teacher's predictions, so that their loss starts at zero.
         streams: the run's random streams.
         beta: weight of the mean replayed loss against the mean new loss.
@@ -51,6 +52,7 @@ class Turn:
     new: Batch
     recall: Callable[[int | None], Batch | None]
     num_recalled: int
+    held_out: Callable[[], Batch | None]
     distilled: bool
     streams: Streams
     beta: float
