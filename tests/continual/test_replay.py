@@ -232,7 +232,14 @@ def test_kept_predictions_are_those_of_the_model_that_made_the_samples():
     assert replay.after_task(learned(TaskSequence((*tasks, again)), 3)) is replay  # a task counts once
 
 
-def test_samples_held_out_are_never_learned_from_and_as_many_rows():
+@pytest.mark.parametrize(("count", "held"), [(20, 16), (80, 64), (600, 360), (2000, 400)])
+def test_samples_held_out_are_corrupted_more_than_once_where_they_are_few(count, held):
+    made = DarkGeneratedReplay(count, apart=0.2).after_task(learned(make_tasks(), 0))
+    assert len(made.watched.samples["x"]) == held
+    assert len(made.pool.samples["x"]) == 0.8 * count
+
+
+def test_samples_held_out_are_never_learned_from():
     tasks, streams = make_tasks(), Streams(5)
     layout, theta = vector(torch.float32)
     replay = DarkGeneratedReplay(20, apart=0.2)

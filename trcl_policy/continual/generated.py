@@ -16,6 +16,8 @@ from trcl_policy.continual.tasks import Task
 
 SOURCES = ("generated", "rehearsed")
 TEACHERS = ("ema", "raw")
+WATCHED = 256
+"""Rows held out of a task below which samples are corrupted more than once."""
 JUDGED = 4
 """Corruptions on which a generated sample is judged by the filter."""
 
@@ -162,8 +164,8 @@ class DarkGeneratedReplay(GeneratedReplay):
 
     Attributes:
         fresh: the newest task's samples as they were made, for whoever judges them before the next task's first step.
-        apart: share of a task's samples that is held out and never learned from, each under as many corruptions as make
-            up for the learned ones, so that the model can't know them by heart; [0, 1).
+        apart: share of a task's samples that is held out and never learned from; [0, 1). Where they are few, each is
+            kept under several corruptions, up to as many rows as are learned from.
         watched: the samples held out.
     """
 
@@ -200,7 +202,8 @@ class DarkGeneratedReplay(GeneratedReplay):
         watched, share = self.watched, max(1, round(self.apart * num_rows(made))) if self.apart else 0
         learnt = remembered(learned, maker, [rows(made, slice(share, None))])
         if share:
-            held = [rows(made, slice(share))] * round(num_rows(learnt) / share)
+            draws = max(1, min(round(num_rows(learnt) / share), -(-WATCHED // share)))
+            held = [rows(made, slice(share))] * draws
             watched = watched.joined(remembered(learned, maker, held))
         return replace(self, pool=self.pool.joined(learnt), fresh=made, watched=watched)
 
