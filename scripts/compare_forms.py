@@ -33,7 +33,8 @@ from trcl_policy.report.tables import NONE, Table, number
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = tuple(map(Cell.named, ("starved-1200x8-w128", "ample-300x8-w64", "ample-1200x8-w64")))
-BASE = "replay"
+BASE, TUNED = "replay", "trcl_auto-0.1"
+"""What every form is paired with: distilled replay, and the form that finds its weight."""
 
 
 def form(name: str, **knobs: float | str) -> dict[str, float | str]:
@@ -176,7 +177,7 @@ def make_blocks(results: Path) -> dict[str, str]:
 
 
 def cell_table(cell: Mapping[str, Any]) -> Table:
-    """A form a row: final success, forgetting, and its paired differences from distilled replay."""
+    """A form a row: final success, forgetting, and its paired differences from distilled replay and from TUNED."""
     base, rows = cell["forms"].get(BASE, {"runs": {}})["runs"], []
     for name in filter(cell["forms"].__contains__, FORMS):
         runs = cell["forms"][name]["runs"]
@@ -184,16 +185,19 @@ def cell_table(cell: Mapping[str, Any]) -> Table:
         forgetting = [run["forgetting_old"] for run in runs.values()]
         lost = NONE if None in forgetting else number(mean_interval(forgetting).mean, signed=True)
         gains = [difference(base, runs, measure) if name != BASE else NONE for measure in MEASURES]
+        tuned = cell["forms"].get(TUNED, {"runs": {}})["runs"]
+        gains += [difference(runs, tuned, measure) if name != TUNED else NONE for measure in MEASURES]
         rows.append((name, str(len(runs)), number(means[0]), lost, *gains, f"{means[1]:.0f}"))
     facts = cell["cell"]
     sides = f"{facts['updates']} updates for each of {facts['tasks']} tasks, width {facts['width']}"
     title = f"{facts['budget']} replay, {sides}"
     header = ("form", "seeds", "final success", "forgetting (old tasks)")
-    return Table(title, (*header, *(f"minus {BASE}: {t}" for t in TITLES.values()), "seconds"), tuple(rows))
+    pairs = [f"{words}: {title}" for words in (f"minus {BASE}", f"{TUNED} minus it") for title in TITLES.values()]
+    return Table(title, (*header, *pairs, "seconds"), tuple(rows))
 
 
 def difference(base: Mapping[str, Any], runs: Mapping[str, Any], measure: str) -> str:
-    """Mean paired difference from distilled replay with its 95 % t interval over seeds."""
+    """Mean paired difference of ``runs`` from ``base`` with its 95 % t interval over seeds."""
     key, factor, _ = MEASURES[measure]
     found = [factor * (runs[seed][key] - base[seed][key]) for seed in sorted(runs) if seed in base]
     return shown(mean_interval(found)) if found else NONE

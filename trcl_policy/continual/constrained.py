@@ -6,8 +6,9 @@ with L_old the loss on replayed samples. After every step the multiplier follows
 
     log mu <- log mu + speed * clamp(L_old / target - 1, -1, 1)
 
-with L_old averaged over some ten steps. What mu multiplies is the choice: the replayed loss itself (function space,
-the Lagrangian), or the anchor's proximal step or penalty (weight space).
+with L_old averaged over some ten steps (as in GECO, Rezende and Viola 2018, but for the clamp). What mu
+multiplies is the choice: the replayed loss itself (function space, the Lagrangian), or the anchor's proximal step or
+penalty (weight space).
 
 Samples that are learned from tell little of the old loss once they are known by heart, and that is where a trust region
 is needed most. So L_old may be that of samples which the replay holds out, every few steps.
