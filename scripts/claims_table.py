@@ -17,8 +17,8 @@ RIVALS = ("finetune", "ewc_rank1", "replay", "ftml", "vrmcl")
 MORE_RIVALS = ("ewc", "ewc_kfac", "replay_plain", "replay_kept", "replay_dark", "er", "ftml_distill", "vrmcl_distill")
 MORE_RIVALS += ("joint",)
 """Whom it should have been compared with as well; where they have results."""
-OURS = ("trcl_kept", "replay_kept", "replay_dark")
-"""What else of ours is put to the same questions: under a teacher, and without a trust region."""
+OURS = ("trcl_auto", "trcl_kept", "replay_kept", "replay_dark")
+"""What else of ours is put to the same questions: a weight that is found, a teacher, no trust region."""
 CLAIMS: tuple[tuple[str, Measure, int | None, bool], ...] = (
     ("ends better than", average_final, 0, False),
     ("forgets less than", forgetting, 1, True),
@@ -28,8 +28,8 @@ CLAIMS: tuple[tuple[str, Measure, int | None, bool], ...] = (
 """Words, measure, place of the published pair (None: not comparable), and whether smaller is always better. The last is
 no claim of the paper but the price."""
 PUBLISHED_CLAIMS = CLAIMS[:3]
-BRIEF = (PUBLISHED_FORM, "trcl", "replay_dark")
-"""Forms of the short table: as published, our default, and the same without a trust region."""
+BRIEF = (PUBLISHED_FORM, "trcl", "trcl_auto", "replay_dark")
+"""Forms of the short table: as published, our default, the same with a weight that it finds, and without any."""
 LEAST_SEEDS = 3
 """With fewer pairs nothing is decided."""
 

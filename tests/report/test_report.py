@@ -2,6 +2,7 @@ import base64
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,10 +214,29 @@ def test_matrix_shows_each_measured_cell_and_no_other(runs):
 def test_loss_counts_updates_over_the_whole_sequence(per_task):
     steps = [0, 10, 20, 0, 10, 20] if per_task else [0, 10, 20, 20, 30, 40]
     log = [{"step": s, "task": t, "loss_new": n + 1.0} for n, (s, t) in enumerate(zip(steps, "xxxyyy", strict=True))]
-    found, values, switches = plots._loss_of([*log, {"event": "note"}])
+    found, values, switches = plots._logged([*log, {"event": "note"}], "loss_new")
     assert found.tolist() == [0, 10, 20, 20, 30, 40]
     assert values.tolist() == [1, 2, 3, 4, 5, 6]
     assert switches == [20]
+    for record in log[3:]:
+        record["multiplier"] = 2.0
+    assert plots._logged(log, "multiplier")[0].tolist() == [20, 30, 40]
+
+
+def test_a_multiplier_is_drawn_where_a_method_follows_a_target(runs):
+    plain, watched, other = load_runs(runs)[:3]
+    assert plots.multiplier_curves([plain, watched]) is None
+    log = [{"step": s, "task": t} for t in "xy" for s in (10, 20, 30)]
+    for record, mu in zip(log[3:], (1.0, 3.0, 2.0), strict=True):
+        record |= {"multiplier": mu, "share_of_target": mu / 4}
+    figure = plots.multiplier_curves([plain, replace(watched, log=log), other])
+    upper, lower = figure.axes
+    curve, switch = upper.lines
+    assert curve.get_label() == watched.label
+    assert curve.get_xdata().tolist() == [40, 50, 60]
+    assert curve.get_ydata().tolist() == [1, 3, 2]
+    assert switch.get_xdata() == [30, 30]
+    assert lower.lines[0].get_ydata().tolist() == [0.25, 0.75, 0.5]
 
 
 def test_eight_runs_differ_in_colour_and_marker():

@@ -84,7 +84,7 @@ def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], 
         ("Replayed samples", pictures.get("replay", "") + tables["Replay"]),
         ("Generated images", "".join(grid_html(label, canvas) for label, canvas in sample_grids(runs).items())),
         ("Videos", _videos(runs)),
-        ("Training and cost", pictures.get("loss", "") + tables["Cost"]),
+        ("Training and cost", pictures.get("loss", "") + pictures.get("multiplier", "") + tables["Cost"]),
         ("How it was made", "".join(_origin(run) for run in runs)),
     ]
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)

@@ -148,19 +148,13 @@ def _matrix_cell(axes: Axes, row: int, column: int, value: float, colour: Any, s
 
 def loss_curves(runs: Sequence[Run]) -> Figure | None:
     """Loss on the task being learned over all updates, smoothed, one curve a run; None when no log has a loss."""
-    series = [(number, run, _loss_of(run.log)) for number, run in enumerate(runs)]
-    series = [(number, run, loss) for number, run, loss in series if len(loss[0])]
+    series = _logged_of(runs, "loss_new")
     if not series:
         return None
     with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 3.4)
-        for number, run, (steps, values, switches) in series:
-            look = {**style_of(number), "marker": "", "linewidth": 1.4}
-            axes.plot(steps, _smooth(values), label=run.label, **look)
-            if number == series[0][0]:
-                for switch in switches:
-                    axes.axvline(switch, color=INK, linewidth=0.7, linestyle=(0, (2, 2)), alpha=0.5)
-        if all((values > 0).all() for _, _, (_, values, _) in series):
+        _over_updates(axes, runs, series)
+        if all((values > 0).all() for _, values, _ in series.values()):
             axes.set_yscale("log")
         axes.set_xlabel("updates (dashed: next task)")
         axes.set_ylabel("loss on the new task")
@@ -169,27 +163,59 @@ def loss_curves(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _loss_of(log: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return updates counted over the whole sequence, the loss at each, and the updates at which tasks change."""
-    records = [(record, _loss(record)) for record in log]
-    records = [(record, loss) for record, loss in records if loss is not None and "step" in record]
-    steps, values, switches, offset, before = [], [], [], 0, None
-    for record, loss in records:
+def multiplier_curves(runs: Sequence[Run]) -> Figure | None:
+    """Multiplier of what holds the past, and the old loss as a share of its target; None when no method follows one."""
+    series, shares = _logged_of(runs, "multiplier"), _logged_of(runs, "share_of_target")
+    if not shares:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True)
+        _over_updates(upper, runs, {number: series[number] for number in shares})
+        upper.set_yscale("log")
+        upper.set_ylabel("multiplier")
+        upper.set_title("What holds the past, as strong as its target asks")
+        _over_updates(lower, runs, shares)
+        lower.axhline(1.0, color=INK, linewidth=0.9)
+        lower.set_ylabel("old loss / target")
+        lower.set_xlabel("updates (dashed: next task)")
+        _legend_beside(upper)
+    return figure
+
+
+Series = tuple[np.ndarray, np.ndarray, list[int]]
+
+
+def _over_updates(axes: Axes, runs: Sequence[Run], series: Mapping[int, Series]) -> None:
+    """Draw one smoothed curve a run, by its number, and where the tasks of the first change."""
+    for number, (steps, values, _) in series.items():
+        look = {**style_of(number), "marker": "", "linewidth": 1.4}
+        axes.plot(steps, _smooth(values), label=runs[number].label, **look)
+    for switch in next(iter(series.values()))[2]:
+        axes.axvline(switch, color=INK, linewidth=0.7, linestyle=(0, (2, 2)), alpha=0.5)
+
+
+def _logged_of(runs: Sequence[Run], name: str) -> dict[int, Series]:
+    """Return what ``_logged`` finds, by the number of the run, of those that have any."""
+    found = {number: _logged(run.log, name) for number, run in enumerate(runs)}
+    return {number: series for number, series in found.items() if len(series[0])}
+
+
+def _logged(log: Sequence[Mapping[str, Any]], name: str) -> Series:
+    """Return updates over the whole sequence, the number logged at each, and the updates at which tasks change."""
+    found: list[tuple[float, float]] = []
+    switches, offset, at, before = [], 0, 0, None
+    for record in (record for record in log if "step" in record):
         step = int(record["step"])
         if before is not None and step < int(before["step"]):  # steps counted within each task
-            offset = steps[-1]
+            offset = at
         if before is not None and record.get("task") != before.get("task"):
-            switches.append(steps[-1])
-        steps.append(step + offset)
-        values.append(loss)
-        before = record
+            switches.append(at)
+        at, before = step + offset, record
+        if isinstance(value := record.get(name), (int, float)):
+            found.append((at, float(value)))
+    steps, values = _columns(found)
     return np.array(steps), np.array(values, float), switches
-
-
-def _loss(record: Mapping[str, Any]) -> float | None:
-    """Return the loss on the task being learned of a log record, None where it has none."""
-    value = record.get("loss_new")
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -75,6 +75,7 @@ def draw_figures(runs: Sequence[Run]) -> dict[str, tuple[str, Figure]]:
         "probe-survival": (f"When probed tasks are back, and stay so. {SURVIVAL}", curves.probe_survival_curves(runs)),
         "replay": ("", replay),
         "loss": ("", plots.loss_curves(runs)),
+        "multiplier": ("", plots.multiplier_curves(runs)),
     }
     figures = {name: (what, figure) for name, (what, figure) in found.items() if figure is not None}
     for _, figure in figures.values():
