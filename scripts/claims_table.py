@@ -14,7 +14,17 @@ from trcl_policy.report.tables import NONE, Table, interval, number
 PUBLISHED_FORM = "trcl_rank1"
 RIVALS = ("finetune", "ewc_rank1", "replay", "ftml", "vrmcl")
 """Whom the paper compares its method with."""
-MORE_RIVALS = ("ewc", "ewc_kfac", "replay_plain", "replay_kept", "replay_dark", "er", "ftml_distill", "vrmcl_distill")
+MORE_RIVALS = (
+    "trcl",
+    "ewc",
+    "ewc_kfac",
+    "replay_plain",
+    "replay_kept",
+    "replay_dark",
+    "er",
+    "ftml_distill",
+    "vrmcl_distill",
+)
 MORE_RIVALS += ("joint",)
 """Whom it should have been compared with as well; where they have results."""
 OURS = ("trcl_auto", "trcl_kept", "replay_kept", "replay_dark")
