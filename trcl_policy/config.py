@@ -39,7 +39,7 @@ FOREIGN = {
     ),
 }
 """Settings that a domain has no use for."""
-GENERATES = ("generated", "distilled", "kept", "kept_plain", "kept_dark")
+GENERATES = ("generated", "distilled", "kept", "kept_plain", "kept_dark", "kept_watched")
 """Replays in which the model makes observations up."""
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
