@@ -22,12 +22,12 @@ CHOSEN = RESULTS / "tuning" / "chosen.json"
 FIXED = {
     "trcl_kept": {"method.weight": 10.0},
     "replay_dark": {"method.replay_weight": 2.0},
-    "trcl": {"method.weight": 1.0, "method.replay_weight": 2.0},
-    "trcl_auto": {"method.rise": 0.1, "method.replay_weight": 2.0},
+    "trcl": {"method.rise": 0.1, "method.replay_weight": 2.0},
+    "trcl_fixed": {"method.weight": 1.0, "method.replay_weight": 2.0},
 }
 """Knobs that were not tuned, until scripts/tune_methods.py chooses others: the map's weight, ``replay_kept``'s for
-``replay_dark``, and beside that the default weight, a tenth of the one at which ``trcl_kept`` learns too little, or the
-default rise."""
+``replay_dark``, and beside that the default rise, or the default weight, a tenth of the one at which ``trcl_kept``
+learns too little."""
 PROBE = ("--steps", "100", "--every", "10", "--episodes", "15")
 SLOW = ("ftml", "vrmcl", "mer", "lamaml", "trcl_lowrank", "trcl_mixed", "ewc_lowrank")
 """Beginnings of the names of methods that take about three times as long."""
@@ -69,7 +69,7 @@ LONG = (
     "ewc_kfac",
     "replay_kept",
     "replay_dark",
-    "trcl_auto",
+    "trcl_fixed",
     "trcl_kept",
     "trcl_kfac",
     "trcl_diag",
@@ -86,7 +86,6 @@ FEW = (
     "replay_dark",
     "ewc_kfac",
     "trcl",
-    "trcl_auto",
     "trcl_rank1",
     "trcl_kept",
     "trcl_kfac",

@@ -33,7 +33,7 @@ from trcl_policy.report.tables import NONE, Table, number
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = tuple(map(Cell.named, ("starved-1200x8-w128", "ample-300x8-w64", "ample-1200x8-w64")))
-BASE, TUNED = "replay", "trcl_auto-0.1"
+BASE, TUNED = "replay", "trcl-0.1"
 """What every form is paired with: distilled replay, and the form that finds its weight."""
 
 
@@ -58,8 +58,8 @@ FORMS: dict[str, dict[str, float | str]] = {
     "replay_kept": form("replay_kept"),
     "trcl_kept-10": form("trcl_kept", weight=10.0),
     "replay_dark": form("replay_dark"),
-    **{f"trcl-{w:g}": form("trcl", weight=w) for w in (1.0, 10.0)},
-    **{f"trcl_auto-{rise:g}": form("trcl_auto", rise=rise) for rise in (0.05, 0.1)},
+    **{f"trcl_fixed-{w:g}": form("trcl_fixed", weight=w) for w in (1.0, 10.0)},
+    **{f"trcl-{rise:g}": form("trcl", rise=rise) for rise in (0.05, 0.1)},
     **{f"trcl_kept_prox-{w:g}": form("trcl_kept_prox", weight=w) for w in (1.0, 10.0, 100.0)},
     "trcl_ball-0.1": form("trcl_ball", rise=0.1),
     "trcl_dual-0.1": form("trcl_dual", rise=0.1),

@@ -20,9 +20,9 @@ KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
         ("trcl_kfac", "trcl_rank1", "trcl_diag", "trcl_lowrank", "trcl_mixed", "trcl_prox"),
         GENTLE,
     ),
-    **dict.fromkeys(("trcl", "trcl_kept", "trcl_kept_prox"), GENTLE),
+    **dict.fromkeys(("trcl_fixed", "trcl_kept", "trcl_kept_prox"), GENTLE),
     **dict.fromkeys(("trcl_kfac_plain", "trcl_diag_plain", "trcl_prox_plain"), GENTLE),
-    **dict.fromkeys(("trcl_auto", "replay_dual", "trcl_ball", "trcl_dual"), RISE),
+    **dict.fromkeys(("trcl", "replay_dual", "trcl_ball", "trcl_dual"), RISE),
     "agem": ("method.replay_ratio", (0.25, 0.5, 1.0, 2.0, 4.0)),
     "packnet": ("method.packnet_search", (0.3, 0.45, 0.6, 0.75, 0.9)),
 }
@@ -30,7 +30,7 @@ KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
 (docs/knob.md); with all else equal, a replayed sample costs every method the same."""
 UNTUNED = ("finetune", "joint", "alone")
 COMPARED = ("ewc", "ewc_rank1", "ewc_kfac", "replay", "replay_plain", "replay_kept", "er", "ftml", "vrmcl")
-COMPARED += ("trcl", "trcl_kfac", "trcl_rank1", "trcl_diag", "trcl_prox", "trcl_kept_prox")
+COMPARED += ("trcl", "trcl_fixed", "trcl_kfac", "trcl_rank1", "trcl_diag", "trcl_prox", "trcl_kept_prox")
 
 
 def knob_of(method: str, config: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ RIVALS = (
     "vrmcl",
     "joint",
     "trcl",
+    "trcl_fixed",
     "trcl_kept",
     "trcl_kfac",
     "trcl_rank1",

@@ -79,7 +79,7 @@ def test_the_brief_table_holds_what_the_paper_claims_of_three_forms():
         "ours: trcl_rank1",
         "ours: trcl",
         "ours: replay_dark",
-    )  # trcl_auto has no results
+    )  # trcl_fixed has no results
     kept = [row for row in whole.rows if row[0].startswith(("ends", "forgets")) and row[1] != "–"]
     columns = [whole.header.index(name) for name in brief.header]
     assert list(brief.rows) == [tuple(row[column] for column in columns) for row in kept]

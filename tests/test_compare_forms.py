@@ -42,7 +42,7 @@ def test_differences_from_distilled_replay_are_paired_by_seed():
 def test_the_form_that_finds_its_weight_is_paired_with_every_other():
     base = {"0": run(0.5, 0.2), "1": run(0.7, 0.2)}
     tuned = {"0": run(0.8, 0.1), "1": run(0.8, 0.2)}
-    table = forms.cell_table(stored(**{"replay": base, "trcl_auto-0.1": tuned}))
+    table = forms.cell_table(stored(**{"replay": base, "trcl-0.1": tuned}))
     assert table.rows[1][4:6] == table.rows[0][6:8]
     assert table.rows[0][6].startswith("+20.0 (")
     assert table.rows[0][4:6] == table.rows[1][6:8] == ("–", "–")

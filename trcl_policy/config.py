@@ -39,8 +39,6 @@ FOREIGN = {
     ),
 }
 """Settings that a domain has no use for."""
-GENERATES = ("generated", "distilled", "kept", "kept_plain", "kept_dark", "kept_watched")
-"""Replays in which the model makes observations up."""
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -133,14 +131,14 @@ class RunConfig:
         wish = self.policy.encoder.learns
         if wish != "auto":
             return wish
-        return "first_task" if METHODS[self.method.name].replay in GENERATES else "always"
+        return "first_task" if METHODS[self.method.name].makes_up else "always"
 
 
 def _check_cameras(config: RunConfig) -> None:
     """Check that a policy with cameras can be learned by the method."""
     if not config.policy.camera_names:
         return
-    if config.encoder_learns == "always" and METHODS[config.method.name].replay in GENERATES:
+    if config.encoder_learns == "always" and METHODS[config.method.name].makes_up:
         raise ValueError(
             f"policy.encoder.learns must be first_task or never for {config.method.name}, got always: "
             "the features it generates would go stale as the encoder learns"

@@ -9,6 +9,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from tests.continual.toy import OPTIONS, TRAINING, Toy, make_params, make_task, make_tasks, method
+from trcl_policy.continual.constrained import Dual
 from trcl_policy.continual.learner import Method, learn
 from trcl_policy.continual.lookahead import halves
 from trcl_policy.continual.methods import METHODS, Options, make_method
@@ -117,8 +118,14 @@ IDENTITIES = {
     "zero weight in a Kronecker penalty is replay": (method("trcl_kfac", weight=0.0), REPLAY),
     "zero weight in one is plain replay": (method("trcl_kfac_plain", weight=0.0), method("replay_plain")),
     "zero weight beside kept samples is replay of them": (method("trcl_kept", weight=0.0), method("replay_kept")),
-    "zero weight beside kept predictions is replay of them": (method("trcl", weight=0.0), method("replay_dark")),
-    "kept predictions of zero beta are kfac": (method("trcl", replay_weight=0.0), method("ewc_kfac")),
+    "zero weight beside kept predictions is replay of them": (method("trcl_fixed", weight=0.0), method("replay_dark")),
+    "zero weight is replay of them where it would be found": (method("trcl", weight=0.0), method("replay_dark")),
+    "zero lambda is, too": (method("trcl", raw_lambda=0.0), method("replay_dark")),
+    "with nothing to watch the weight stays, and without replay it is kfac": (
+        changed("trcl", replay=NoReplay()),
+        method("ewc_kfac"),
+    ),
+    "kept predictions of zero beta are kfac": (method("trcl_fixed", replay_weight=0.0), method("ewc_kfac")),
     "zero beta is kfac": (method("trcl_kfac", replay_weight=0.0), method("ewc_kfac")),
     "kfac of zero weight is finetuning": (method("ewc_kfac", weight=0.0), FINETUNE),
     "zero beta is ewc": (method("trcl_diag", replay_weight=0.0), EWC),
@@ -149,13 +156,9 @@ IDENTITIES = {
         method("trcl_rank1", keep_anchors="separate"),
         method("trcl_rank1"),
     ),
-    "a watched penalty of zero weight is kept predictions": (
-        method("trcl_auto", weight=0.0, replay_apart=0.0),
-        method("replay_dark"),
-    ),
     "a watched penalty with nothing to watch is one of a fixed weight": (
-        method("trcl_auto", replay_apart=0.0),
-        stuck("trcl_auto", replay_apart=0.0),
+        method("trcl", replay_apart=0.0),
+        stuck("trcl", replay_apart=0.0),
     ),
     "a huge ball is replay": (method("trcl_ball", rise=1e12), REPLAY),
     "a huge ball without replay is finetuning": (Method(update=Ball(1e12), anchor=EWC.anchor), FINETUNE),
@@ -229,7 +232,7 @@ def test_online_ewc_of_one_old_task_is_ewc():
         ("si", "finetune"), ("si", "mas"), ("mas", "ewc"), ("ftml", "er"), ("ftml", "ftml_distill"), ("vrmcl", "ftml"),
         ("mer", "er"), ("lamaml", "mer"), ("packnet", "finetune"), ("trcl_mixed", "trcl_lowrank"),
         ("trcl_mixed", "trcl_diag"), ("replay_dual", "replay"), ("trcl_dual", "trcl_prox"),
-        ("trcl", "trcl_kept"), ("trcl", "trcl_auto"), ("trcl", "replay_dark"), ("trcl", "ewc_kfac"),
+        ("trcl_fixed", "trcl_kept"), ("trcl", "trcl_fixed"), ("trcl", "replay_dark"), ("trcl", "ewc_kfac"),
         ("ewc_lowrank", "ewc_rank1"), ("trcl_diag_plain", "trcl_diag"), ("trcl_prox_plain", "trcl_diag_plain"),
     ],
 )  # fmt: skip
@@ -248,7 +251,7 @@ def test_methods_that_differ_in_one_part_learn_different_weights(one, other):
         ("replay_dark", {"replay_samples": 5}), ("replay_dark", {"teacher": "raw"}),
         ("er_distill", {"dark_draws": 1}), ("er", {"memory": 5}), ("packnet", {"packnet_search": 0.3}),
         ("replay_dual", {"rise": 5.0}), ("replay_dual", {"dual_speed": 0.5}), ("trcl_dual", {"dual_speed": 0.5}),
-        ("trcl_auto", {"rise": 5.0}), ("trcl_auto", {"dual_speed": 0.5}), ("trcl_auto", {"replay_apart": 0.5}),
+        ("trcl", {"rise": 5.0}), ("trcl", {"dual_speed": 0.5}), ("trcl", {"replay_apart": 0.5}),
         ("trcl_ball", {"rise": 1e-4}), ("ewc_online", {"online_decay": 0.1}), ("si", {"si_damping": 1.0}),
         ("ewc_lowrank", {"rank": 1}), ("trcl_lowrank", {"keep_anchors": "compressed"}), ("si", {"weight": 9.0}),
         ("trcl", {"raw_lambda": 1.0}), ("trcl_diag", {"fisher_samples": 10}), ("replay", {"replay_weight": 0.5}),
@@ -298,7 +301,7 @@ def test_a_state_is_a_copy_that_later_steps_leave_alone():
 def test_a_state_names_its_parts_and_position():
     states = [s.state() for s in learn(Toy(), make_params(), make_tasks(), method("trcl"), TRAINING, Streams(7), 4)]
     assert {key.split("/")[0] for key in states[-1]} == {
-        "position", "optimizer", "anchor", "replay", "streams", "seconds",
+        "position", "optimizer", "update", "anchor", "replay", "streams", "seconds",
     }  # fmt: skip
     assert [state["position"].tolist() for state in states[:4]] == [[0, 4, 0], [0, 6, 0], [0, 6, 1], [1, 4, 0]]
 
@@ -407,10 +410,12 @@ def test_the_weights_of_a_learned_task_are_the_average_not_the_last_ones():
     assert not torch.allclose(averaged[5][2], raw[5][2])
 
 
-def test_every_settled_replay_holds_all_tasks_so_far():
-    snapshots = learn(Toy(), make_params(), make_tasks(), method("trcl"), TRAINING, Streams(7))
+@pytest.mark.parametrize(("name", "each"), [("trcl_kfac", 20), ("trcl_fixed", 20), ("trcl", 18)])
+def test_every_settled_replay_holds_all_tasks_so_far(name, each):
+    """An eighth of 20 samples, two, is held out where the weight is found."""
+    snapshots = learn(Toy(), make_params(), make_tasks(), method(name), TRAINING, Streams(7))
     kinds = [s.state()["replay/pool/kind"].bincount().tolist() for s in snapshots if s.kind == "settled"]
-    assert kinds == [[20], [20, 20]]
+    assert kinds == [[each], [each, each]]
 
 
 def test_an_anchor_that_watches_sees_the_new_tasks_own_gradient_beside_replay():
@@ -424,7 +429,7 @@ def test_an_anchor_that_watches_sees_the_new_tasks_own_gradient_beside_replay():
 
 
 def test_scalars_tell_losses_penalty_and_rate():
-    found = run(method("trcl"), every=1)
+    found = run(method("trcl_fixed"), every=1)
     first = found[0][3]
     assert set(first) == {"loss_new", "penalty", "gradient_norm", "learning_rate"}
     assert first["penalty"] == 0
@@ -498,4 +503,5 @@ def test_unusable_choices_are_refused_in_one_line():
 def test_default_options_are_those_of_the_table():
     assert make_method("trcl") == make_method("trcl", Options())
     assert make_method("trcl", OPTIONS).anchor.weight == OPTIONS.weight
-    assert isinstance(make_method("trcl").update, Penalty)
+    assert isinstance(make_method("trcl").update, Dual)
+    assert isinstance(make_method("trcl_fixed").update, Penalty)

@@ -144,10 +144,10 @@ def test_every_method_has_its_page():
 OTHERS = {
     "bounds": ("finetune", "joint", "alone"),
     "running": ("ewc_online", "si", "mas"),
-    "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "trcl_auto", "replay_dual"),
+    "constrained": ("trcl_prox", "trcl_prox_plain", "trcl_ball", "trcl_dual", "trcl", "replay_dual"),
     "projected": ("agem", "packnet"),
     # test_kronecker.py, test_factors.py
-    "kronecker": ("ewc_kfac", "trcl", "trcl_kept", "trcl_kept_prox", "trcl_kfac", "trcl_kfac_plain"),
+    "kronecker": ("ewc_kfac", "trcl_fixed", "trcl_kept", "trcl_kept_prox", "trcl_kfac", "trcl_kfac_plain"),
 }
 
 
@@ -334,7 +334,7 @@ def test_a_ball_ends_on_its_surface(rise):
     assert estimated == pytest.approx(rise * loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["replay_dual", "trcl_dual", "trcl_auto"])
+@pytest.mark.parametrize("name", ["replay_dual", "trcl_dual", "trcl"])
 def test_a_dual_method_meets_its_target_for_the_old_loss(name):
     """The distilled old loss may reach ``rise`` times the loss at the end of the first task."""
     longer = replace(TRAINING, steps=500, schedule="constant", learning_rate=0.02)

@@ -373,6 +373,14 @@ def dual(**changes):
     return Dual(**{"rise": 0.2, "speed": 0.3, "reference": 0.5, "num_tasks": 1, **changes})
 
 
+def test_the_state_of_a_method_without_a_multiplier_is_refused():
+    assert dual().restore(dual(reference=0.7).state()).reference == 0.7
+    with pytest.raises(
+        ValueError, match=r"must hold a reference .*, got none; resume with the method that the run began"
+    ):
+        dual().restore(Penalty().state())
+
+
 @pytest.mark.parametrize("distilled", [True, False])
 @pytest.mark.parametrize("share", [0.3, 1.4, 50.0])
 def test_the_multiplier_moves_by_the_clamped_excess_in_logarithms(distilled, share):

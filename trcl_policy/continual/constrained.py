@@ -128,7 +128,16 @@ class Dual(Update):
         return {"reference": told, **{key: value for key, value in moving.items() if value is not None}}
 
     def restore(self, state: dict[str, Tensor]) -> Update:
-        """The update saved as ``state``."""
+        """The update saved as ``state``.
+
+        Raises:
+            ValueError: the state is that of a method without a multiplier.
+        """
+        if "reference" not in state:
+            raise ValueError(
+                "the saved state must hold a reference for the old loss, got none; "
+                "resume with the method that the run began with"
+            )
         reference, count = state["reference"].tolist()
         return replace(
             self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trcl_policy.continual.anchor import Anchor
+from trcl_policy.continual.generated import GeneratedReplay
 from trcl_policy.continual.learner import Method
 from trcl_policy.continual.parts import ANCHORS, REPLAYS, UPDATES, Options
 from trcl_policy.continual.replay import Replay
@@ -46,6 +47,12 @@ class Recipe:
             joint=self.joint,
             alone=self.alone,
         )
+
+    @property
+    def makes_up(self) -> bool:
+        """Whether the model makes up all of an old sample, what it sees included."""
+        replay = REPLAYS[self.replay](Options())
+        return isinstance(replay, GeneratedReplay) and replay.source == "generated"
 
     def memory(self, options: Options) -> str:
         """What the method keeps of old tasks, in words; a vector has as many numbers as there are weights."""
@@ -98,14 +105,14 @@ METHODS: dict[str, Recipe] = {
     "lamaml": Recipe("A learned rate for every weight", GUPTA, "rates", replay="stored"),
     "lamaml_distill": Recipe("The same on distilled generated replay", GUPTA, "rates", replay="distilled"),
     # trust region and distilled replay
-    "trcl": Recipe("Kronecker-factored Fisher penalty on replay_dark", OURS, "penalty", "kronecker", "kept_dark"),
-    "trcl_auto": Recipe(
-        "The same, its weight found on the way from the old loss on samples held out",
+    "trcl": Recipe(
+        "Kronecker-factored Fisher penalty on replay_dark, as strong as samples held out ask for",
         OURS,
         "dual_penalty",
         "kronecker",
         "kept_watched",
     ),
+    "trcl_fixed": Recipe("The same, as strong as its weight says", OURS, "penalty", "kronecker", "kept_dark"),
     "trcl_kept": Recipe("Kronecker-factored Fisher penalty on replay_kept", OURS, "penalty", "kronecker", "kept"),
     "trcl_kept_prox": Recipe(
         "The same, a proximal step after every ten of the optimiser's", OURS, "proximal_sparse", "kronecker", "kept"

@@ -20,7 +20,8 @@ class Options:
     """The knobs of all methods; a method reads those it has.
 
     Attributes:
-        weight: scale-free weight of the trust region: 1 charges the expected rise of the average old loss.
+        weight: scale-free weight of the trust region: 1 charges the expected rise of the average old loss. trcl and
+            trcl_dual begin every task with it and find their own from there; at 0 they stay without.
         raw_lambda: the published lambda, on plain summed Fishers, instead of ``weight``.
         fisher_samples: samples for the Fisher of each task.
         noise_range: noise levels (low, high] in [0, 1] whose samples make the Fisher.
@@ -28,14 +29,14 @@ class Options:
         keep_anchors: ``merged`` exactly, ``separate`` for each task, or ``compressed`` to ``rank`` eigenpairs in all.
         online_decay: what remains of the older Fisher when a task is added (ewc_online).
         si_damping: added to the squared way of each weight (si).
-        rise: share of the average old loss by which it may rise (trcl_auto, trcl_ball, trcl_dual, replay_dual).
-        dual_speed: speed of the multiplier (trcl_auto, trcl_dual, replay_dual).
+        rise: share of the average old loss by which it may rise (trcl, trcl_ball, trcl_dual, replay_dual).
+        dual_speed: speed of the multiplier (trcl, trcl_dual, replay_dual).
         replay_weight: beta, weight of the replayed loss.
         replay_ratio: replayed samples per new sample in a step.
         replay_samples: samples generated for each old task.
         replay_keep: share of the generated samples that is kept, the best by the teacher's own loss.
         replay_apart: share of the generated samples on which the old loss is watched and that are never learned from
-            (trcl_auto).
+            (trcl; none where weight is 0).
         replay_refresh: updates after which the samples are generated anew within a task; 0 for never.
             Methods that generate once have no such knob.
         teacher: weights that generate and teach, ``ema`` or ``raw``.
@@ -87,6 +88,11 @@ def _fisher(kind: str, keep: str | None = None) -> Callable[[Options], Anchor]:
         decay=o.online_decay,
         noise_range=o.noise_range,
     )
+
+
+def _pulls(options: Options) -> bool:
+    """Whether there is a trust region whose strength could be found."""
+    return (options.weight if options.raw_lambda is None else options.raw_lambda) != 0
 
 
 def _generated(distilled: bool, source: str = "generated", kept: bool = False) -> Callable[[Options], Replay]:
@@ -142,6 +148,6 @@ REPLAYS: dict[str, Callable[[Options], Replay]] = {
     "kept_plain": _generated(distilled=False, kept=True),
     "kept_dark": lambda o: DarkGeneratedReplay(o.replay_samples, weights=o.teacher, keep=o.replay_keep),
     "kept_watched": lambda o: DarkGeneratedReplay(
-        o.replay_samples, weights=o.teacher, keep=o.replay_keep, apart=o.replay_apart
+        o.replay_samples, weights=o.teacher, keep=o.replay_keep, apart=o.replay_apart if _pulls(o) else 0.0
     ),
 }
