@@ -61,9 +61,9 @@ def test_methods_have_means_and_t_intervals_over_seeds():
 
 
 def test_the_knob_column_shows_each_value_that_was_used():
-    changed = {0: FOUND["trcl"][0], 1: {**FOUND["trcl"][1], "config": {"method": {"weight": 0.01}}}}
+    changed = {0: FOUND["trcl"][0], 1: {**FOUND["trcl"][1], "config": {"method": {"rise": 0.05}}}}
     rows = tables.methods_table({"trcl": changed, "joint": FOUND["replay"]}).rows
-    assert [row[1] for row in rows] == ["–", "weight 0.01 and weight 1"]
+    assert [row[1] for row in rows] == ["–", "rise 0.05 and rise 0.1"]
 
 
 def test_pairs_are_differences_by_seed_and_say_who_is_ahead():
@@ -187,8 +187,8 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     assert make_results.main(words) == 0
     assert make_results.main([*words, "--check"]) == 0
     text = (folder / "docs" / "results.md").read_text()
-    assert "| trcl | weight 1 | 3 | 0.90 | 0.77 |" in text
-    assert "| trcl | weight 1 | 3 | 0.90 | 0.77 |" in (folder / "README.md").read_text()
+    assert "| trcl | rise 0.1 | 3 | 0.90 | 0.77 |" in text
+    assert "| trcl | rise 0.1 | 3 | 0.90 | 0.77 |" in (folder / "README.md").read_text()
     assert "Intervals are 95 %" in text  # what people wrote stays
     report = (folder / "docs" / "comparison.html").read_text()
     assert all(f'<th scope="row">replay, seed {seed}</th>' in report for seed in range(3))
