@@ -103,10 +103,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
     "starved": ("method.replay_samples=32", "method.replay_ratio=0.03125", "method.memory=32"),
+    "many": ("method.replay_samples=32000",),
     "long": ("training.steps=4000", "training.batch_size=256"),
 }
 """Variants of a benchmark, stored as results/BENCHMARK-SETTING: ``dense`` measures inside the tasks (re-convergence);
-``starved`` has 32 old samples a task and one of them beside 32 new ones; ``long`` learns longer, in larger batches."""
+``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
+of each task; ``long`` learns longer, in larger batches."""
+SAME = {"many": "plain"}
+"""Settings that change nothing of a method which generates no samples, and the one whose results these have."""
 
 
 def results_name(benchmark: Benchmark, setting: str) -> str:
