@@ -10,9 +10,10 @@ from typing import Any
 
 from job_queue import Forecast
 from jobs import Job, seconds_of
-from stored import RESULTS, load, place
+from stored import RESULTS, Results, load, place
 
-from trcl_policy.continual.methods import METHODS
+from trcl_policy.continual.generated import GeneratedReplay
+from trcl_policy.continual.methods import METHODS, make_method
 
 CORE = ("finetune", "joint", "ewc", "ewc_rank1", "replay", "replay_plain", "er", "ftml", "vrmcl")
 CORE += ("trcl", "trcl_rank1")
@@ -119,6 +120,29 @@ def results_name(benchmark: Benchmark, setting: str) -> str:
     return name if setting == "plain" else f"{name}-{setting}"
 
 
+def generates(method: str) -> bool:
+    """Whether the method replays samples that it makes."""
+    return isinstance(make_method(method).replay, GeneratedReplay)
+
+
+def base_of(name: str) -> str | None:
+    """The folder of results that those in ``name`` share with methods which generate nothing; None for most."""
+    for benchmark in BENCHMARKS.values():
+        for setting, base in SAME.items():
+            if name == results_name(benchmark, setting):
+                return results_name(benchmark, base)
+    return None
+
+
+def with_shared(found: Mapping[str, Mapping[str, Results]]) -> dict[str, dict[str, Results]]:
+    """Results by benchmark and method, with those beside them that a setting (SAME) can't change."""
+    whole = {}
+    for name, methods in found.items():
+        shared = found.get(base_of(name) or "", {})
+        whole[name] = {**{key: seeds for key, seeds in shared.items() if not generates(key)}, **methods}
+    return whole
+
+
 def read_chosen(path: Path = CHOSEN) -> dict[str, dict[str, Any]]:
     """The tuned knobs of each method, ``{method: {setting: value}}``; none where nothing has been tuned."""
     return json.loads(path.read_text())["methods"] if path.exists() else {}
@@ -139,14 +163,15 @@ def make_jobs(
     Args:
         benchmark: the row.
         setting: a key of SETTINGS; it has the last word over knobs.
-        methods: None takes the benchmark's.
+        methods: None takes the benchmark's, of which the setting changes the result.
         seeds: how many; None takes the benchmark's, which may differ between methods.
         runs: folder for the runs.
         chosen: knobs by method.
         more: settings for all runs.
         probe: whether ``trcl recover`` follows.
     """
-    names = benchmark.methods if methods is None else methods
+    names = [name for name in benchmark.methods if setting not in SAME or generates(name)]
+    names = names if methods is None else list(methods)
     counts = {name: dict(benchmark.more_seeds).get(name, benchmark.seeds) if seeds is None else seeds for name in names}
     folder = results_name(benchmark, setting)
     return [

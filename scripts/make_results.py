@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import BENCHMARKS, make_jobs, results_name
+from benchmarks import BENCHMARKS, base_of, make_jobs, results_name, with_shared
 from claims_table import claims_table
 from comparison_page import mark_of_page, write_comparison
 from pages import complaints, fingerprint, write_figure, write_page
@@ -29,9 +29,9 @@ PAGE = ROOT / "docs" / "results.md"
 README, HEADLINE = ROOT / "README.md", "cw10-small"
 """The benchmark whose table stands in the README, and whose runs docs/comparison.html shows one by one."""
 COMMAND = "scripts/make_results.py"
-BESIDE = ("cw10-small", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
+BESIDE = ("cw10-small", "cw10-small-many", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
 """Benchmarks that stand beside the published figures, where they have results."""
-CLAIMED = {"cw10-small": "cw10", "images-digits": "imagenet500"}
+CLAIMED = {"cw10-small": "cw10", "cw10-small-many": "cw10", "images-digits": "imagenet500"}
 """Benchmarks on which the paper's claims are judged, with the published figures' column."""
 INSIDE = ("cw10-small-dense", "paper-cw10-dense")
 """Benchmarks that were measured inside the tasks, for the published times."""
@@ -52,12 +52,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose generated blocks are filled")
     parser.add_argument("--readme", type=Path, default=README, help="page that gets the tables of the main benchmark")
     options = parser.parse_args(words)
-    found = {name: load(options.results, name) for name in benchmarks(options.results)}
+    found = with_shared({name: load(options.results, name) for name in benchmarks(options.results)})
     images, report = options.page.parent / "images", options.page.parent / "comparison.html"
     drawn = figure_names(options.results, found)
     blocks = make_blocks(options.results, found, drawn)
     headline = {HEADLINE: headline_table(found), "verdicts": claims(options.results, found, [HEADLINE], brief=True)}
-    data = {bench: fingerprint(options.results.glob(f"{bench}/*/seed-*.json")) for bench in found}
+    data = {bench: fingerprint(files_of(options.results, bench)) for bench in found}
     marks = {images / name: data[bench] for name, bench in drawn.items()}
     if options.check:
         wrong = complaints(options.page, blocks, marks, "results-*.png", COMMAND)
@@ -75,6 +75,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if HEADLINE in found:
         write_comparison(report, HEADLINE, found[HEADLINE], data[HEADLINE])
     return 0
+
+
+def files_of(results: Path, bench: str) -> list[Path]:
+    """The files that a benchmark's tables and figures are made from."""
+    return [path for name in (bench, base_of(bench)) if name for path in results.glob(f"{name}/*/seed-*.json")]
 
 
 def headline_table(found: Mapping[str, Mapping[str, Results]]) -> str:
@@ -121,7 +126,11 @@ def claims(results: Path, found: Mapping[str, Mapping[str, Results]], names: Ite
 
 def section(bench: str, methods: Mapping[str, Results], drawn: Mapping[str, str]) -> str:
     """Everything about one benchmark."""
-    parts = [f"### {bench}", origin(methods)]
+    base = base_of(bench)
+    shared = (
+        f" Methods that generate nothing have the runs of {base}, which the setting would not change." if base else ""
+    )
+    parts = [f"### {bench}", origin(methods) + shared]
     parts += [table.markdown() for table in tables(methods) if table.rows]
     for name, caption in CAPTIONS.items():
         if file_name(bench, name) in drawn:

@@ -96,3 +96,18 @@ def test_mistakes_are_one_clear_line(words, said, capsys, tmp_path):
     assert status == 2
     assert said in told.err
     assert told.err.count("\n") == 1
+
+
+def test_methods_that_generate_nothing_are_shared_where_the_setting_would_not_change_them(tmp_path):
+    benchmark = benchmarks.BENCHMARKS["cw10-small"]
+    run = {job.method for job in benchmarks.make_jobs(benchmark, "many", None, None, tmp_path, {})}
+    assert {"replay", "replay_dark", "trcl", "tdgr"} <= run
+    assert not run & {"finetune", "joint", "er", "ewc", "ftml", "vrmcl"}
+    assert [job.method for job in benchmarks.make_jobs(benchmark, "many", ["er"], 1, tmp_path, {})] == ["er"]
+    found = {"cw10-small": {"er": {0: {"a": 1}}, "trcl": {0: {"a": 2}}}, "cw10-small-many": {"trcl": {1: {"a": 3}}}}
+    assert benchmarks.with_shared(found) == {
+        "cw10-small": found["cw10-small"],
+        "cw10-small-many": {"er": {0: {"a": 1}}, "trcl": {1: {"a": 3}}},
+    }
+    assert benchmarks.base_of("cw10-small-many") == "cw10-small"
+    assert benchmarks.base_of("cw10-small-long") is None
