@@ -547,3 +547,16 @@ def test_the_search_ends_with_the_choice_and_empties_what_is_left():
 def test_unusable_updates_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("share", "asked"), [(1.0, 0), (1.001, 1)])
+def test_a_penalty_at_its_least_multiplier_is_left_out(share, asked, monkeypatch):
+    anchor, _ = anchored(weight=2.0)
+    pull, calls = anchor.gradient(descent().theta), []
+    monkeypatch.setattr(type(anchor), "gradient", lambda self, theta: calls.append(theta) or pull)
+    mu = torch.tensor(BOUNDS[0] * share, dtype=torch.float64)
+    update = dual(through="penalty", held_out=True, multiplier=mu, met=torch.tensor(0.4), reference=4.0)
+    found, after = taken(update, descent(), old=OLD, beta=0.7, step=EVERY, anchor=anchor)
+    assert len(calls) == asked
+    same(found, slope(THETA, NEW) + 0.7 * slope(THETA, OLD) + asked * float(mu) * pull)
+    assert float(after.multiplier) == float(mu)

@@ -11,7 +11,8 @@ multiplies is the choice: the replayed loss itself (function space, the Lagrangi
 penalty (weight space).
 
 Samples that are learned from tell little of the old loss once they are known by heart, and that is where a trust region
-is needed most. So L_old may be that of samples which the replay holds out, every few steps.
+is needed most. So L_old may be that of samples which the replay holds out, every few steps. While a penalty's multiplier
+is at its least, the anchor is left out altogether: where it is not needed it takes no time either.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Dual(Update):
         if self.through == "replay":
             turn.descend(turn.joined(turn.beta * mu.to(turn.theta.dtype)))
         elif self.through == "penalty":
-            direction, pull = turn.joined(), turn.anchor.gradient(turn.theta)
+            direction = turn.joined()
+            pull = turn.anchor.gradient(turn.theta) if float(mu) > BOUNDS[0] else None
             turn.descend(direction if pull is None else direction + mu.to(pull.dtype) * pull)
         else:
             turn.descend(turn.joined())
