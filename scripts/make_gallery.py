@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--keeps", type=Path, required=True, help="run that keeps, such as one of trcl")
     parser.add_argument("--tasks", help="names joined by commas (default: the first three of the sequence)")
     parser.add_argument("--suffix", choices=(".webp", ".mp4"), default=".webp", help="kind of files")
-    parser.add_argument("--recovery-steps", type=int, default=100, help="updates of the recovery")
+    parser.add_argument("--recovery-steps", type=int, default=300, help="updates of the recovery")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "gallery.md", help="page to fill")
     options = parser.parse_args(words)
     forgets, keeps = RunFolder(options.forgets), RunFolder(options.keeps)
