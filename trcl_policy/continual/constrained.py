@@ -11,8 +11,8 @@ multiplies is the choice: the replayed loss itself (function space, the Lagrangi
 penalty (weight space).
 
 Samples that are learned from tell little of the old loss once they are known by heart, and that is where a trust region
-is needed most. So L_old may be that of samples which the replay holds out, every few steps. While a penalty's multiplier
-is at its least, the anchor is left out altogether: where it is not needed it takes no time either.
+is needed most. So L_old may be that of samples which the replay holds out, every few steps. While the multiplier of a
+penalty is at its least, the anchor is left out altogether: where it is not needed it takes no time either.
 """
 
 from __future__ import annotations
