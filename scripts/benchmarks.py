@@ -170,8 +170,8 @@ def make_jobs(
         more: settings for all runs.
         probe: whether ``trcl recover`` follows.
     """
-    names = [name for name in benchmark.methods if setting not in SAME or generates(name)]
-    names = names if methods is None else list(methods)
+    changed = [name for name in benchmark.methods if setting not in SAME or generates(name)]
+    names = changed if methods is None else methods
     counts = {name: dict(benchmark.more_seeds).get(name, benchmark.seeds) if seeds is None else seeds for name in names}
     folder = results_name(benchmark, setting)
     return [

@@ -104,7 +104,8 @@ def test_methods_that_generate_nothing_are_shared_where_the_setting_would_not_ch
     assert {"replay", "replay_dark", "trcl", "tdgr"} <= run
     assert not run & {"finetune", "joint", "er", "ewc", "ftml", "vrmcl"}
     assert [job.method for job in benchmarks.make_jobs(benchmark, "many", ["er"], 1, tmp_path, {})] == ["er"]
-    found = {"cw10-small": {"er": {0: {"a": 1}}, "trcl": {0: {"a": 2}}}, "cw10-small-many": {"trcl": {1: {"a": 3}}}}
+    plain = {"er": {0: {"a": 1}}, "replay": {0: {"a": 4}}, "trcl": {0: {"a": 2}}}
+    found = {"cw10-small": plain, "cw10-small-many": {"trcl": {1: {"a": 3}}}}
     assert benchmarks.with_shared(found) == {
         "cw10-small": found["cw10-small"],
         "cw10-small-many": {"er": {0: {"a": 1}}, "trcl": {1: {"a": 3}}},
