@@ -232,6 +232,35 @@ def test_kept_predictions_are_those_of_the_model_that_made_the_samples():
     assert replay.after_task(learned(TaskSequence((*tasks, again)), 3)) is replay  # a task counts once
 
 
+def test_kept_samples_may_be_corrupted_several_times_each():
+    layout, theta = vector(torch.float32)
+    one = DarkGeneratedReplay(20).after_task(learned(make_tasks(), 0, theta))
+    several = DarkGeneratedReplay(20, draws=3).after_task(learned(make_tasks(), 0, theta))
+    assert torch.equal(several.fresh["x"], one.fresh["x"])
+    held = samples_of(several)
+    assert len(held["x"].unique(dim=0)) == 60
+    shift = held["x"].view(3, 20, -1) - several.fresh["x"]
+    assert shift.std() < 0.4  # the noise's .3
+    torch.testing.assert_close(held["target"], Toy().predict(layout.unflatten(theta), held))
+
+
+def test_kept_samples_ask_for_what_a_model_is_used_for_where_it_knows():
+    class Acting(Toy):
+        def corrupt_for_use(self, batch, rng):
+            return {**self.corrupt(batch, rng), "x": batch["x"]}
+
+    usual, used = (
+        DarkGeneratedReplay(20, apart=0.2, recall=recall).after_task(replace(learned(make_tasks(), 0), model=Acting()))
+        for recall in ("all", "use")
+    )
+    assert not torch.equal(samples_of(usual)["x"], usual.fresh["x"][4:])
+    assert torch.equal(samples_of(used)["x"], used.fresh["x"][4:])
+    assert torch.equal(used.watched.samples["x"][:4], used.fresh["x"][:4])
+    other = DarkGeneratedReplay(20, apart=0.2, recall="use").after_task(learned(make_tasks(), 0))
+    plain = DarkGeneratedReplay(20, apart=0.2).after_task(learned(make_tasks(), 0))
+    assert torch.equal(samples_of(other)["x"], samples_of(plain)["x"])  # this one only generates
+
+
 @pytest.mark.parametrize(("count", "held"), [(20, 16), (80, 64), (600, 360), (2000, 400)])
 def test_samples_held_out_are_corrupted_more_than_once_where_they_are_few(count, held):
     made = DarkGeneratedReplay(count, apart=0.2).after_task(learned(make_tasks(), 0))
@@ -267,6 +296,8 @@ def test_samples_held_out_are_never_learned_from():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ({"draws": 0}, "replay_draws must be >= 1, got 0"),
+        ({"recall": "some"}, "replay_recall must be one of all, use, got 'some'"),
         ({"apart": 1.0}, r"replay_apart must be in \[0, 1\), got 1.0"),
         ({"apart": -0.1}, r"replay_apart must be in \[0, 1\), got -0.1"),
         ({"apart": 0.5, "samples_per_task": 1}, "replay_samples must be >= 2 where some are held out, got 1"),

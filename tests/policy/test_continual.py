@@ -70,6 +70,22 @@ def test_identity_holds_bit_for_bit_on_the_policy_model(name):
     assert not torch.equal(run(method("trcl_diag"))[-1][1], run(other)[-1][1])
 
 
+@pytest.mark.parametrize("name", ["replay_dark", "trcl", "trcl_fixed"])
+def test_kept_windows_may_remind_of_acting_alone(name):
+    usual, acting = (run(method(name, replay_recall=recall))[-1] for recall in ("all", "use"))
+    kept, others = (
+        {key: leaf for key, leaf in state.items() if "pool/" in key and key.endswith(("level", "target", "weight"))}
+        for *_, state in (acting, usual)
+    )
+    assert len(kept) >= 3
+    for key, leaf in kept.items():
+        if key.endswith("level"):
+            assert (leaf[:, 0] == 0).all()
+            assert (leaf[:, 1] > 0).all()
+            assert (others[key][:, 0] > 0).any()
+    assert not torch.equal(usual[1], acting[1])
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("trcl_diag", "unet"), ("trcl_mixed", "mlp"), ("packnet", "mlp"), ("vrmcl_distill", "mlp"), ("lamaml", "mlp"),

@@ -186,6 +186,18 @@ def test_levels_serve_policy_and_generator():
     assert level[:, 1].max() == 100
 
 
+def test_windows_corrupted_for_use_train_the_policy_alone():
+    model, rng = make().model, torch.Generator().manual_seed(0)
+    batch = {name: torch.randn(500, size, generator=rng) for name, size in model.parts.items()}
+    batch["task"] = torch.zeros(500, dtype=torch.int64)
+    found = model.corrupt_for_use(batch, rng)
+    assert (found["level"][:, 0] == 0).all()
+    assert found["level"][:, 1].unique().numel() > 90
+    assert torch.equal(found["noisy"][:, : model.parts["observation"]], batch["observation"])
+    assert (found["weight"] == torch.tensor([0.0, 1.0])).all()
+    assert model.policy_fraction == 0.5
+
+
 def test_building_a_network_leaves_the_global_stream_alone():
     torch.manual_seed(11)
     before = torch.rand(1)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.model import mean_loss
+from trcl_policy.continual.model import corrupted_for, mean_loss
 from trcl_policy.continual.past import Learned
 from trcl_policy.continual.tasks import draw
 from trcl_policy.continual.turn import Turn
@@ -48,6 +48,7 @@ class Dual(Update):
             zero there, so the target is that share itself; else it is one plus the share.
         speed: speed of the multiplier; > 0.
         held_out: L_old is that of samples never learned from, instead of those just replayed.
+        recall: what the old loss is about, ``all`` or ``use``; see ``DarkGeneratedReplay``.
         reference: losses at the end of learning, one for every task, averaged; 0 before the first.
         num_tasks: tasks in that average.
         multiplier: mu, float64.
@@ -58,6 +59,7 @@ class Dual(Update):
     rise: float = 0.1
     speed: float = 0.05
     held_out: bool = False
+    recall: str = "all"
     reference: float = 0.0
     num_tasks: int = 0
     multiplier: Tensor | None = None
@@ -118,7 +120,8 @@ class Dual(Update):
         if learned.revisited:
             return self
         rng = learned.streams["dual/samples"]
-        corrupted = learned.model.corrupt(draw(learned.task.samples, SAMPLES, rng), rng)
+        samples = draw(learned.task.samples, SAMPLES, rng)
+        corrupted = corrupted_for(self.recall, learned.model, samples, rng)
         found = mean_loss(learned.model, learned.layout.unflatten(learned.theta), corrupted)
         count = self.num_tasks + 1
         return replace(self, reference=self.reference + (found - self.reference) / count, num_tasks=count)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.model import Model, chunks
+from trcl_policy.continual.model import RECALLS, Model, chunks
 from trcl_policy.continual.params import Batch, Layout, concatenate, num_rows, rows
 from trcl_policy.continual.past import Learned
 from trcl_policy.continual.replay import Pool, Replay, Request, remembered, taught
@@ -156,13 +156,16 @@ class GeneratedReplay(Replay):
 
 @dataclass(frozen=True)
 class DarkGeneratedReplay(GeneratedReplay):
-    """Samples that are generated once, each with one corruption of it and what the model of that time said of that.
+    """Samples that are generated once, each with corruptions of it and what the model of that time said of those.
 
     Kept samples are no copies of copies, but where the previous model is the teacher, their targets still are: it has
     learned what it says of the first task from models that had learned it from others. Here nothing handed down stands
     between a task's own model and the student, and a step needs no teacher's prediction. As much memory as two pools.
 
     Attributes:
+        draws: corruptions kept of each sample.
+        recall: what they ask for: ``all`` that was learned, or ``use``: what the model does when it is used, for it is
+            never to generate these samples again.
         fresh: the newest task's samples as they were made, for whoever judges them before the next task's first step.
         apart: share of a task's samples that is held out and never learned from; [0, 1). Where they are few, each is
             kept under several corruptions, up to as many rows as are learned from.
@@ -170,16 +173,22 @@ class DarkGeneratedReplay(GeneratedReplay):
     """
 
     kept: bool = True
+    draws: int = 1
+    recall: str = "all"
     fresh: Batch = field(default_factory=dict)
     apart: float = 0.0
     watched: Pool = field(default_factory=Pool)
 
     has_teacher = False
-    memory = "`replay_samples` corrupted samples a task that it makes, with predictions"
+    memory = "`replay_samples` x `replay_draws` corrupted samples a task that it makes, with predictions"
 
     def __post_init__(self) -> None:
         """Check the options once."""
         super().__post_init__()
+        if self.draws < 1:
+            raise ValueError(f"replay_draws must be >= 1, got {self.draws}")
+        if self.recall not in RECALLS:
+            raise ValueError(f"replay_recall must be one of {', '.join(RECALLS)}, got {self.recall!r}")
         if not 0 <= self.apart < 1:
             raise ValueError(f"replay_apart must be in [0, 1), got {self.apart}")
         if self.apart and self.samples_per_task < 2:
@@ -200,11 +209,11 @@ class DarkGeneratedReplay(GeneratedReplay):
         maker = self._maker(learned)
         (made,) = self._made(maker, learned.model, learned.layout, learned.streams, (learned.task,))
         watched, share = self.watched, max(1, round(self.apart * num_rows(made))) if self.apart else 0
-        learnt = remembered(learned, maker, [rows(made, slice(share, None))])
+        learnt = remembered(learned, maker, [rows(made, slice(share, None))] * self.draws, self.recall)
         if share:
             draws = max(1, min(round(num_rows(learnt) / share), -(-WATCHED // share)))
             held = [rows(made, slice(share))] * draws
-            watched = watched.joined(remembered(learned, maker, held))
+            watched = watched.joined(remembered(learned, maker, held, self.recall))
         return replace(self, pool=self.pool.joined(learnt), fresh=made, watched=watched)
 
     def held_out(self, request: Request) -> Batch | None:

@@ -52,6 +52,26 @@ class MixedPrecisionModel(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class ActingModel(Model, Protocol):
+    """A model that acts and generates: once samples of a task are made and kept, only acting need be remembered."""
+
+    def corrupt_for_use(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """As ``corrupt``, but what a sample asks for is what the model does when it is used, never generation."""
+        ...
+
+
+RECALLS = ("all", "use")
+"""What kept samples remind of: all that was learned, or only what the model does when it is used."""
+
+
+def corrupted_for(recall: str, model: Model, batch: Batch, rng: torch.Generator) -> Batch:
+    """``batch`` corrupted for ``recall``, one of RECALLS; a model that only generates has one way."""
+    if recall == "use" and isinstance(model, ActingModel):
+        return model.corrupt_for_use(batch, rng)
+    return model.corrupt(batch, rng)
+
+
 def precise(model: Model) -> Model:
     """The model to measure curvature with: single samples' gradients and their differences need every digit."""
     return model.precise() if isinstance(model, MixedPrecisionModel) else model

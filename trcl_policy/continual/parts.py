@@ -37,6 +37,8 @@ class Options:
         replay_keep: share of the generated samples that is kept, the best by the teacher's own loss.
         replay_apart: share of the generated samples on which the old loss is watched and that are never learned from
             (trcl; none where weight is 0).
+        replay_draws: corruptions kept of each generated sample, with predictions (replay_dark, trcl, trcl_fixed).
+        replay_recall: what these remind of: ``all`` that was learned, or ``use``, acting alone (the same).
         replay_refresh: updates after which the samples are generated anew within a task; 0 for never.
             Methods that generate once have no such knob.
         teacher: weights that generate and teach, ``ema`` or ``raw``.
@@ -65,6 +67,8 @@ class Options:
     replay_samples: int = 2000
     replay_keep: float = 1.0
     replay_apart: float = 0.125
+    replay_draws: int = 1
+    replay_recall: str = "all"
     replay_refresh: int = 0
     teacher: str = "ema"
     memory: int = 256
@@ -107,6 +111,17 @@ def _generated(distilled: bool, source: str = "generated", kept: bool = False) -
     )
 
 
+def _dark(options: Options, apart: float = 0.0) -> Replay:
+    return DarkGeneratedReplay(
+        options.replay_samples,
+        weights=options.teacher,
+        keep=options.replay_keep,
+        draws=options.replay_draws,
+        recall=options.replay_recall,
+        apart=apart,
+    )
+
+
 UPDATES: dict[str, Callable[[Options], Update]] = {
     "penalty": lambda o: Penalty(),
     "proximal": lambda o: Proximal(),
@@ -114,7 +129,7 @@ UPDATES: dict[str, Callable[[Options], Update]] = {
     "ball": lambda o: Ball(o.rise),
     "dual": lambda o: Dual("replay", o.rise, o.dual_speed),
     "dual_anchor": lambda o: Dual("anchor", o.rise, o.dual_speed),
-    "dual_penalty": lambda o: Dual("penalty", o.rise, o.dual_speed, held_out=True),
+    "dual_penalty": lambda o: Dual("penalty", o.rise, o.dual_speed, held_out=True, recall=o.replay_recall),
     "projected": lambda o: Projected(),
     "packed": lambda o: Packed(o.packnet_search),
     "leader": lambda o: MetaLeader(o.inner_rate, o.second_order),
@@ -146,8 +161,6 @@ REPLAYS: dict[str, Callable[[Options], Replay]] = {
     "rehearsed": _generated(distilled=True, source="rehearsed"),
     "kept": _generated(distilled=True, kept=True),
     "kept_plain": _generated(distilled=False, kept=True),
-    "kept_dark": lambda o: DarkGeneratedReplay(o.replay_samples, weights=o.teacher, keep=o.replay_keep),
-    "kept_watched": lambda o: DarkGeneratedReplay(
-        o.replay_samples, weights=o.teacher, keep=o.replay_keep, apart=o.replay_apart if _pulls(o) else 0.0
-    ),
+    "kept_dark": _dark,
+    "kept_watched": lambda o: _dark(o, o.replay_apart if _pulls(o) else 0.0),
 }

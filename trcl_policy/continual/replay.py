@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from trcl_policy.continual.model import Model, chunks
+from trcl_policy.continual.model import Model, chunks, corrupted_for
 from trcl_policy.continual.params import Batch, Layout, concatenate, num_rows, rows
 from trcl_policy.continual.past import Learned
 from trcl_policy.continual.streams import Streams
@@ -272,10 +272,10 @@ class InputReplay(Replay):
         return replace(self, teacher=state.get("teacher"))
 
 
-def remembered(learned: Learned, theta: Tensor, parts: Iterable[Batch]) -> Batch:
+def remembered(learned: Learned, theta: Tensor, parts: Iterable[Batch], recall: str = "all") -> Batch:
     """Samples under noise with the predictions of the weights ``theta`` (P,) as targets, all parts in one batch."""
     params, model, rng = learned.layout.unflatten(theta), learned.model, learned.streams["replay/noise"]
-    corrupted = concatenate([dict(model.corrupt(part, rng)) for part in parts])
+    corrupted = concatenate([dict(corrupted_for(recall, model, part, rng)) for part in parts])
     with torch.no_grad():
         told = torch.cat([model.predict(params, part) for part in chunks(corrupted, CHUNK)])
     return {**corrupted, "target": told}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trcl_policy.continual.params import Params
+from trcl_policy.continual.params import Batch, Params
 from trcl_policy.diffusion.denoiser import Denoiser
 from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.nets import ConditionalUnet1d, ResidualMLP
@@ -119,6 +120,12 @@ class TrajectoryModel(Denoiser):
         if self.shape.guided:
             level[:, 1] = torch.where(acting, level[:, 1], 0)
         return level
+
+    def corrupt_for_use(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """As ``corrupt``, but every sample asks for the actions that follow its observation."""
+        acting = copy.copy(self)
+        acting.policy_fraction = 1.0
+        return acting.corrupt(batch, rng)
 
     def may_be_hidden(self, level: Tensor) -> Tensor:
         """The generator's samples; the policy is always told its task."""
