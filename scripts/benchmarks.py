@@ -12,7 +12,7 @@ from job_queue import Forecast
 from jobs import Job, seconds_of
 from stored import RESULTS, Results, load, place
 
-from trcl_policy.continual.generated import GeneratedReplay
+from trcl_policy.continual.generated import DarkGeneratedReplay, GeneratedReplay
 from trcl_policy.continual.methods import METHODS, make_method
 
 CORE = ("finetune", "joint", "ewc", "ewc_rank1", "replay", "replay_plain", "er", "ftml", "vrmcl")
@@ -105,13 +105,15 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
     "starved": ("method.replay_samples=32", "method.replay_ratio=0.03125", "method.memory=32"),
     "many": ("method.replay_samples=32000",),
+    "acting": ("method.replay_recall=use", "method.replay_draws=4"),
     "long": ("training.steps=4000", "training.batch_size=256"),
 }
 """Variants of a benchmark, stored as results/BENCHMARK-SETTING: ``dense`` measures inside the tasks (re-convergence);
 ``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
-of each task; ``long`` learns longer, in larger batches."""
-SAME = {"many": "plain"}
-"""Settings that change nothing of a method which generates no samples, and the one whose results these have."""
+of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``long`` learns longer, in larger
+batches."""
+SAME = {"many": ("plain", GeneratedReplay), "acting": ("plain", DarkGeneratedReplay)}
+"""Settings that change only methods with a kind of replay, and the one whose results all others have."""
 
 
 def results_name(benchmark: Benchmark, setting: str) -> str:
@@ -120,17 +122,17 @@ def results_name(benchmark: Benchmark, setting: str) -> str:
     return name if setting == "plain" else f"{name}-{setting}"
 
 
-def generates(method: str) -> bool:
-    """Whether the method replays samples that it makes."""
-    return isinstance(make_method(method).replay, GeneratedReplay)
+def is_changed(method: str, setting: str) -> bool:
+    """Whether the setting changes what the method does."""
+    return setting not in SAME or isinstance(make_method(method).replay, SAME[setting][1])
 
 
-def base_of(name: str) -> str | None:
-    """The folder of results that those in ``name`` share with methods which generate nothing; None for most."""
+def base_of(name: str) -> tuple[str, str] | None:
+    """The setting of results in the folder ``name``, and the folder whose results unchanged methods have; or None."""
     for benchmark in BENCHMARKS.values():
-        for setting, base in SAME.items():
+        for setting, (base, _) in SAME.items():
             if name == results_name(benchmark, setting):
-                return results_name(benchmark, base)
+                return setting, results_name(benchmark, base)
     return None
 
 
@@ -138,8 +140,9 @@ def with_shared(found: Mapping[str, Mapping[str, Results]]) -> dict[str, dict[st
     """Results by benchmark and method, with those beside them that a setting (SAME) can't change."""
     whole = {}
     for name, methods in found.items():
-        shared = found.get(base_of(name) or "", {})
-        whole[name] = {**{key: seeds for key, seeds in shared.items() if not generates(key)}, **methods}
+        setting, base = base_of(name) or ("", "")
+        unchanged = {key: seeds for key, seeds in found.get(base, {}).items() if not is_changed(key, setting)}
+        whole[name] = {**unchanged, **methods}
     return whole
 
 
@@ -170,7 +173,7 @@ def make_jobs(
         more: settings for all runs.
         probe: whether ``trcl recover`` follows.
     """
-    changed = [name for name in benchmark.methods if setting not in SAME or generates(name)]
+    changed = [name for name in benchmark.methods if is_changed(name, setting)]
     names = changed if methods is None else methods
     counts = {name: dict(benchmark.more_seeds).get(name, benchmark.seeds) if seeds is None else seeds for name in names}
     folder = results_name(benchmark, setting)

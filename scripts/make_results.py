@@ -79,7 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def files_of(results: Path, bench: str) -> list[Path]:
     """The files that a benchmark's tables and figures are made from."""
-    return [path for name in (bench, base_of(bench)) if name for path in results.glob(f"{name}/*/seed-*.json")]
+    folders = (bench, *(base_of(bench) or ("", ""))[1:])
+    return [path for name in folders if name for path in results.glob(f"{name}/*/seed-*.json")]
 
 
 def headline_table(found: Mapping[str, Mapping[str, Results]]) -> str:
@@ -127,9 +128,7 @@ def claims(results: Path, found: Mapping[str, Mapping[str, Results]], names: Ite
 def section(bench: str, methods: Mapping[str, Results], drawn: Mapping[str, str]) -> str:
     """Everything about one benchmark."""
     base = base_of(bench)
-    shared = (
-        f" Methods that generate nothing have the runs of {base}, which the setting would not change." if base else ""
-    )
+    shared = f" The setting does not change other methods, whose runs are those of {base[1]}." if base else ""
     parts = [f"### {bench}", origin(methods) + shared]
     parts += [table.markdown() for table in tables(methods) if table.rows]
     for name, caption in CAPTIONS.items():

@@ -110,5 +110,13 @@ def test_methods_that_generate_nothing_are_shared_where_the_setting_would_not_ch
         "cw10-small": found["cw10-small"],
         "cw10-small-many": {"er": {0: {"a": 1}}, "trcl": {1: {"a": 3}}},
     }
-    assert benchmarks.base_of("cw10-small-many") == "cw10-small"
+    found = {"cw10-small": plain, "cw10-small-acting": {"trcl": {1: {"a": 3}}}}
+    assert benchmarks.with_shared(found)["cw10-small-acting"] == {
+        "er": {0: {"a": 1}},
+        "replay": {0: {"a": 4}},
+        "trcl": {1: {"a": 3}},
+    }
+    acting = {job.method for job in benchmarks.make_jobs(benchmark, "acting", None, None, tmp_path, {})}
+    assert acting == {"replay_dark", "trcl", "trcl_fixed"}
+    assert benchmarks.base_of("cw10-small-many") == ("many", "cw10-small")
     assert benchmarks.base_of("cw10-small-long") is None
