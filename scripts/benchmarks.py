@@ -79,6 +79,7 @@ LONG = (
 )
 FIVE = tuple((name, 5) for name in LONG)
 LOSS_PROBE = ("--steps", "100", "--every", "5", "--episodes", "0")
+PRECISE = "hand-insert,box-close,assembly,door-lock,window-open"
 FEW = (
     "finetune",
     "joint",
@@ -97,6 +98,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cw20": Benchmark("cw20", "cw10", 30, LONG),
     "random20": Benchmark("random20", "mt50", 30, LONG, 5, orders=True),
     "mt50": Benchmark("mt50-sequence", "mt50", 100, FEW, 3, probe=LOSS_PROBE),
+    "precise5": Benchmark(
+        "precise5", PRECISE, 3, ("joint", "er", "replay", "replay_dark", "trcl"), 3, probe=LOSS_PROBE
+    ),
     "paper": Benchmark("paper/cw10", "cw10", 2000, CORE, 1, noise=0.0),
     "paper-30min": Benchmark("paper/cw10-30min", "cw10", 30, CORE, 1, noise=0.0),
 }
@@ -106,12 +110,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "starved": ("method.replay_samples=32", "method.replay_ratio=0.03125", "method.memory=32"),
     "many": ("method.replay_samples=32000",),
     "acting": ("method.replay_recall=use", "method.replay_draws=4"),
+    "double": ("method.replay_ratio=2",),
+    "acting-double": ("method.replay_recall=use", "method.replay_draws=4", "method.replay_ratio=2"),
     "long": ("training.steps=4000", "training.batch_size=256"),
 }
 """Variants of a benchmark, stored as results/BENCHMARK-SETTING: ``dense`` measures inside the tasks (re-convergence);
 ``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
-of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``long`` learns longer, in larger
-batches."""
+of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``double``
+has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches."""
 SAME = {"many": ("plain", GeneratedReplay), "acting": ("plain", DarkGeneratedReplay)}
 """Settings that change only methods with a kind of replay, and the one whose results all others have."""
 
