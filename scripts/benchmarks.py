@@ -118,8 +118,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 ``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
 of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``double``
 has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches."""
-SAME = {"many": ("plain", GeneratedReplay), "acting": ("plain", DarkGeneratedReplay)}
-"""Settings that change only methods with a kind of replay, and the one whose results all others have."""
+SAME = {"many": GeneratedReplay, "acting": DarkGeneratedReplay}
+"""Settings that change only methods with this kind of replay; all others have the plain one's results."""
 
 
 def results_name(benchmark: Benchmark, setting: str) -> str:
@@ -130,24 +130,30 @@ def results_name(benchmark: Benchmark, setting: str) -> str:
 
 def is_changed(method: str, setting: str) -> bool:
     """Whether the setting changes what the method does."""
-    return setting not in SAME or isinstance(make_method(method).replay, SAME[setting][1])
+    return setting not in SAME or isinstance(make_method(method).replay, SAME[setting])
 
 
-def base_of(name: str) -> tuple[str, str] | None:
-    """The setting of results in the folder ``name``, and the folder whose results unchanged methods have; or None."""
+def setting_of(name: str) -> tuple[str, str] | None:
+    """The setting of the results in the folder ``name``, and the plain one's folder; None for plain and other ones."""
     for benchmark in BENCHMARKS.values():
-        for setting, (base, _) in SAME.items():
-            if name == results_name(benchmark, setting):
-                return setting, results_name(benchmark, base)
+        for setting in SETTINGS:
+            if setting != "plain" and name == results_name(benchmark, setting):
+                return setting, results_name(benchmark, "plain")
     return None
+
+
+def base_of(name: str) -> str | None:
+    """The folder whose results unchanged methods have in ``name``; None where the setting changes every method."""
+    setting, plain = setting_of(name) or ("", "")
+    return plain if setting in SAME else None
 
 
 def with_shared(found: Mapping[str, Mapping[str, Results]]) -> dict[str, dict[str, Results]]:
     """Results by benchmark and method, with those beside them that a setting (SAME) can't change."""
     whole = {}
     for name, methods in found.items():
-        setting, base = base_of(name) or ("", "")
-        unchanged = {key: seeds for key, seeds in found.get(base, {}).items() if not is_changed(key, setting)}
+        setting, plain = setting_of(name) or ("", "")
+        unchanged = {key: seeds for key, seeds in found.get(plain, {}).items() if not is_changed(key, setting)}
         whole[name] = {**unchanged, **methods}
     return whole
 

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import BENCHMARKS, base_of, make_jobs, results_name, with_shared
+from benchmarks import BENCHMARKS, base_of, make_jobs, results_name, setting_of, with_shared
 from claims_table import claims_table
 from comparison_page import mark_of_page, write_comparison
+from matplotlib.figure import Figure
 from pages import complaints, fingerprint, write_figure, write_page
 from published_tables import published_table, reconvergence_table
 from results_figures import drawn_runs, figures
-from results_tables import best_form, cost_table, methods_table, paired_table, probe_table, quality_table
+from results_tables import best_form, cost_table, methods_table, paired_table, probe_table, quality_table, setting_table
 from stored import RESULTS, Results, benchmarks, load
 
 from trcl_policy.files import read_json
@@ -29,9 +30,9 @@ PAGE = ROOT / "docs" / "results.md"
 README, HEADLINE = ROOT / "README.md", "cw10-small"
 """The benchmark whose table stands in the README, and whose runs docs/comparison.html shows one by one."""
 COMMAND = "scripts/make_results.py"
-BESIDE = ("cw10-small", "cw10-small-many", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
+BESIDE = ("cw10-small", "cw10-small-acting", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
 """Benchmarks that stand beside the published figures, where they have results."""
-CLAIMED = {"cw10-small": "cw10", "cw10-small-many": "cw10", "images-digits": "imagenet500"}
+CLAIMED = {"cw10-small": "cw10", "cw10-small-acting": "cw10", "images-digits": "imagenet500"}
 """Benchmarks on which the paper's claims are judged, with the published figures' column."""
 INSIDE = ("cw10-small-dense", "paper-cw10-dense")
 """Benchmarks that were measured inside the tasks, for the published times."""
@@ -52,10 +53,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose generated blocks are filled")
     parser.add_argument("--readme", type=Path, default=README, help="page that gets the tables of the main benchmark")
     options = parser.parse_args(words)
-    found = with_shared({name: load(options.results, name) for name in benchmarks(options.results)})
+    stored = {name: load(options.results, name) for name in benchmarks(options.results)}
+    found = with_shared(stored)
     images, report = options.page.parent / "images", options.page.parent / "comparison.html"
-    drawn = figure_names(options.results, found)
-    blocks = make_blocks(options.results, found, drawn)
+    drawn = figure_names(found)
+    blocks = make_blocks(options.results, stored, found, drawn)
     headline = {HEADLINE: headline_table(found), "verdicts": claims(options.results, found, [HEADLINE], brief=True)}
     data = {bench: fingerprint(files_of(options.results, bench)) for bench in found}
     marks = {images / name: data[bench] for name, bench in drawn.items()}
@@ -67,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
         return 1 if wrong else 0
     for bench, methods in found.items():
-        for name, figure in figures(methods).items():
+        for name, figure in figures_of(bench, methods).items():
             path = images / file_name(bench, name)
             write_figure(figure, path, marks[path])
     write_page(options.page, blocks)
@@ -78,9 +80,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def files_of(results: Path, bench: str) -> list[Path]:
-    """The files that a benchmark's tables and figures are made from."""
-    folders = (bench, *(base_of(bench) or ("", ""))[1:])
-    return [path for name in folders if name for path in results.glob(f"{name}/*/seed-*.json")]
+    """The files that a benchmark's figures are made from."""
+    return list(results.glob(f"{bench}/*/seed-*.json"))
 
 
 def headline_table(found: Mapping[str, Mapping[str, Results]]) -> str:
@@ -97,13 +98,23 @@ def file_name(bench: str, figure: str) -> str:
     return f"results-{bench}-{figure}.png"
 
 
-def figure_names(results: Path, found: Mapping[str, Mapping[str, Results]]) -> dict[str, str]:
+def figures_of(bench: str, methods: Mapping[str, Results]) -> dict[str, Figure]:
+    """The figures of a benchmark, by name; a setting that changes few methods is shown in tables alone."""
+    return {} if base_of(bench) else figures(methods)
+
+
+def figure_names(found: Mapping[str, Mapping[str, Results]]) -> dict[str, str]:
     """File names of all figures, with the benchmark each belongs to."""
-    return {file_name(bench, name): bench for bench, methods in found.items() for name in figures(methods)}
+    return {file_name(bench, name): bench for bench, methods in found.items() for name in figures_of(bench, methods)}
 
 
-def make_blocks(results: Path, found: Mapping[str, Mapping[str, Results]], drawn: Mapping[str, str]) -> dict[str, str]:
-    """The generated parts of the page."""
+def make_blocks(
+    results: Path,
+    stored: Mapping[str, Mapping[str, Results]],
+    found: Mapping[str, Mapping[str, Results]],
+    drawn: Mapping[str, str],
+) -> dict[str, str]:
+    """The generated parts of the page, from what is stored and that with the shared results beside it."""
     published = read_json(results / "published.json")
     beside = {name: found[name] for name in BESIDE if name in found}
     inside = next((found[name] for name in INSIDE if name in found), {})
@@ -112,7 +123,7 @@ def make_blocks(results: Path, found: Mapping[str, Mapping[str, Results]], drawn
         "verdicts": claims(results, found, CLAIMED, brief=True),
         "claims": claims(results, found, CLAIMED),
         "reconvergence": reconvergence_table(published["reconvergence"], inside).markdown(),
-        "benchmarks": "\n\n".join(section(name, found[name], drawn) for name in found) or "Nothing is stored yet.",
+        "benchmarks": "\n\n".join(section(name, stored, drawn) for name in stored) or "Nothing is stored yet.",
         "missing": missing(results),
     }
 
@@ -125,11 +136,14 @@ def claims(results: Path, found: Mapping[str, Mapping[str, Results]], names: Ite
     return "\n\n".join(told) or "Nothing is stored yet."
 
 
-def section(bench: str, methods: Mapping[str, Results], drawn: Mapping[str, str]) -> str:
-    """Everything about one benchmark."""
-    base = base_of(bench)
-    shared = f" The setting does not change other methods, whose runs are those of {base[1]}." if base else ""
+def section(bench: str, stored: Mapping[str, Mapping[str, Results]], drawn: Mapping[str, str]) -> str:
+    """Everything about one benchmark; a setting's methods also beside themselves without it."""
+    methods, base = stored[bench], base_of(bench)
+    shared = f" The setting does not change other methods, whose runs are those of [{base}](#{base})." if base else ""
     parts = [f"### {bench}", origin(methods) + shared]
+    plain = (setting_of(bench) or ("", ""))[1]
+    if plain in stored:
+        parts += [table.markdown() for table in [setting_table(methods, stored[plain], bench, plain)] if table.rows]
     parts += [table.markdown() for table in tables(methods) if table.rows]
     for name, caption in CAPTIONS.items():
         if file_name(bench, name) in drawn:

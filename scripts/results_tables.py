@@ -220,6 +220,20 @@ def paired_table(found: Mapping[str, Results], form: str) -> Table:
     return Table(f"{form} against others, seed by seed", header, tuple(rows))
 
 
+def setting_table(found: Mapping[str, Results], plain: Mapping[str, Results], name: str, other: str) -> Table:
+    """Every method under a setting minus the same method without it, on the seeds both have."""
+    rows: list[tuple[str, ...]] = []
+    for method in ordered(found):
+        both = {name: found[method], other: plain.get(method, {})}
+        for title, measure, _ in (("right after learning", learned, 1.0), *PAIRED):
+            pair = paired(both, name, other, measure)
+            if pair is not None and pair.num > 1:
+                told = (number(pair.mean, signed=True), interval(pair.interval), f"{pair.p_value:.3f}")
+                rows.append((f"{method}: {title}", str(pair.num), *told))
+    header = (f"{name} minus {other}", "seeds", "mean", "95 %", "p (sign flips)")
+    return Table("Against the plain setting, seed by seed", header, tuple(rows))
+
+
 def verdict(bounds: tuple[float, float] | None, sign: float, one: str, other: str) -> str:
     """Which of the two is better where the interval leaves out 0; a tie is not proven by it."""
     if bounds is None or bounds[0] <= 0 <= bounds[1]:

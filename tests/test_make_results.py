@@ -207,6 +207,23 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     assert "results-old-average.png belongs to no stored result" in said
 
 
+def test_a_setting_is_told_against_the_plain_one_and_shows_only_what_it_changes(site):
+    folder, words = site
+    made = {("trcl", seed): document(triangle([0.9] * 3, [0.9] * 3), seed=seed) for seed in range(3)}
+    put(folder / "results", "cw10-small-acting", made)
+    assert make_results.main(words) == 0
+    text = (folder / "docs" / "results.md").read_text()
+    head, _, told = text.partition("### cw10-small-acting")
+    assert "**Claims on cw10-small-acting**" in head
+    told = told.partition("###")[0]
+    assert "runs are those of [cw10-small](#cw10-small)" in told
+    assert "| trcl: average final | 3 | +0.13 | -0.03 to 0.30 |" in told  # .07, .13 and .20 more: mean and t interval
+    assert "| replay | replay weight" not in told
+    assert not list((folder / "docs" / "images").glob("results-cw10-small-acting-*"))
+    put(folder / "results", "cw10-small", {("trcl", 0): document(triangle([0.9] * 3, [0.1] * 3))})
+    assert make_results.main([*words, "--check"]) == 1
+
+
 def test_pages_with_other_blocks_are_refused():
     with pytest.raises(ValueError, match="page must have the generated blocks a, b, once each, got a"):
         pages.filled("<!-- generated: a -->\nold\n<!-- end -->\n", {"a": "new", "b": "new"})

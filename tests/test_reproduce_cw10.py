@@ -118,5 +118,7 @@ def test_methods_that_generate_nothing_are_shared_where_the_setting_would_not_ch
     }
     acting = {job.method for job in benchmarks.make_jobs(benchmark, "acting", None, None, tmp_path, {})}
     assert acting == {"replay_dark", "trcl", "trcl_fixed"}
-    assert benchmarks.base_of("cw10-small-many") == ("many", "cw10-small")
+    assert benchmarks.base_of("cw10-small-many") == "cw10-small"
     assert benchmarks.base_of("cw10-small-long") is None
+    assert benchmarks.setting_of("cw10-small-long") == ("long", "cw10-small")
+    assert benchmarks.setting_of("cw10-small") is None
