@@ -36,6 +36,8 @@ CLAIMED = {"cw10-small": "cw10", "cw10-small-acting": "cw10", "images-digits": "
 """Benchmarks on which the paper's claims are judged, with the published figures' column."""
 INSIDE = ("cw10-small-dense", "paper-cw10-dense")
 """Benchmarks that were measured inside the tasks, for the published times."""
+FEWEST = 3
+"""Methods of a setting from which on it is drawn."""
 CAPTIONS = {
     "average": "Average over the tasks seen so far",
     "tasks": "Each task over the sequence; dashed: where it is learned; bands: 95 %",
@@ -99,8 +101,9 @@ def file_name(bench: str, figure: str) -> str:
 
 
 def figures_of(bench: str, methods: Mapping[str, Results]) -> dict[str, Figure]:
-    """The figures of a benchmark, by name; a setting that changes few methods is shown in tables alone."""
-    return {} if base_of(bench) else figures(methods)
+    """The figures of a benchmark, by name; a setting with few methods is shown in tables alone."""
+    few = base_of(bench) or (setting_of(bench) and len(methods) < FEWEST)
+    return {} if few else figures(methods)
 
 
 def figure_names(found: Mapping[str, Mapping[str, Results]]) -> dict[str, str]:
