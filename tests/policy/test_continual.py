@@ -72,7 +72,8 @@ def test_identity_holds_bit_for_bit_on_the_policy_model(name):
 
 @pytest.mark.parametrize("name", ["replay_dark", "trcl", "trcl_fixed"])
 def test_kept_windows_may_remind_of_acting_alone(name):
-    usual, acting = (run(method(name, replay_recall=recall))[-1] for recall in ("all", "use"))
+    runs = [run(method(name, replay_recall=recall)) for recall in ("all", "use")]
+    usual, acting = (found[-1] for found in runs)
     kept, others = (
         {key: leaf for key, leaf in state.items() if "pool/" in key and key.endswith(("level", "target", "weight"))}
         for *_, state in (acting, usual)
@@ -84,6 +85,11 @@ def test_kept_windows_may_remind_of_acting_alone(name):
             assert (leaf[:, 1] > 0).all()
             assert (others[key][:, 0] > 0).any()
     assert not torch.equal(usual[1], acting[1])
+    settled = [next(state for kind, _, state in found if kind == "settled") for found in runs]
+    told = [{key: leaf for key, leaf in state.items() if key.endswith("reference")} for state in settled]
+    for key in told[0]:  # of the first task, which both have learned alike
+        assert not torch.equal(told[0][key], told[1][key])
+    assert len(told[0]) == (name == "trcl")
 
 
 @pytest.mark.parametrize(
