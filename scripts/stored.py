@@ -144,11 +144,15 @@ def _interval(score: float | None, count: int | None) -> list[float] | None:
 
 
 def as_run(method: str, seed: int, document: Mapping[str, Any]) -> Run:
-    """The stored result as the report sees a run."""
+    """The stored result as the report sees a run; settings that are younger than it have their defaults."""
+    try:
+        config = dump_config(make_config(document["config"]))
+    except ConfigError:  # one that can't be read any more
+        config = yaml.safe_dump(document["config"], sort_keys=False)
     return run_of(
         Path(method) / f"seed-{seed}",
         document["metrics"],
-        config=yaml.safe_dump(document["config"], sort_keys=False),
+        config=config,
         provenance=document["provenance"],
         probe=document.get("probe", {}),
     )

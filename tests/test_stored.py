@@ -7,6 +7,7 @@ import pytest
 from tests.fake_results import document, plain, put, triangle
 from tests.scripts import script
 from trcl_policy.config import load_config
+from trcl_policy.report.groups import group_runs
 
 stored = script("stored")
 
@@ -99,3 +100,15 @@ def test_export_joins_what_a_run_left(tmp_path, extra):
     assert quality["push"] == {"share": [0.9, 0.7], "coverage": [1.8, 1.4], "energy": [0.1, 0.1]}
     table = script("results_tables").quality_table({"replay": {0: found}, "er": {0: {}}})
     assert table.rows == (("replay", "1", "0.900 to 0.700", "1.800 to 1.400", "0.100 to 0.100"),)
+
+
+def test_seeds_stored_before_a_setting_was_made_are_of_one_group_with_later_ones():
+    runs = []
+    for seed in range(2):
+        found = document(triangle([0.9] * 3, [0.5] * 3), seed=seed)
+        if not seed:
+            del found["config"]["method"]["replay_draws"]
+        runs.append(stored.as_run("trcl", seed, found))
+    assert [group.label for group in group_runs(runs)] == ["trcl"]
+    found["config"]["method"]["gone"] = 1
+    assert stored.as_run("trcl", 1, found).settings["method"]["gone"] == 1
