@@ -104,22 +104,29 @@ BENCHMARKS: dict[str, Benchmark] = {
     "paper": Benchmark("paper/cw10", "cw10", 2000, CORE, 1, noise=0.0),
     "paper-30min": Benchmark("paper/cw10-30min", "cw10", 30, CORE, 1, noise=0.0),
 }
+ACTING = ("method.replay_recall=use", "method.replay_draws=4")
+LONGER = ("training.steps=4000", "training.batch_size=256")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
     "starved": ("method.replay_samples=32", "method.replay_ratio=0.03125", "method.memory=32"),
     "many": ("method.replay_samples=32000",),
-    "acting": ("method.replay_recall=use", "method.replay_draws=4"),
+    "acting": ACTING,
     "double": ("method.replay_ratio=2",),
-    "acting-double": ("method.replay_recall=use", "method.replay_draws=4", "method.replay_ratio=2"),
-    "long": ("training.steps=4000", "training.batch_size=256"),
+    "acting-double": (*ACTING, "method.replay_ratio=2"),
+    "long": LONGER,
+    "long-acting": (*LONGER, *ACTING),
 }
 """Variants of a benchmark, stored as results/BENCHMARK-SETTING: ``dense`` measures inside the tasks (re-convergence);
 ``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
 of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``double``
-has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches."""
-SAME = {"many": GeneratedReplay, "acting": DarkGeneratedReplay}
-"""Settings that change only methods with this kind of replay; all others have the plain one's results."""
+has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches, and
+``long-acting`` does so with ``acting``."""
+UPON = {"long-acting": "long"}
+"""Settings that are held against another one than the plain one."""
+SAME = {"many": GeneratedReplay, "acting": DarkGeneratedReplay, "long-acting": DarkGeneratedReplay}
+"""Settings that change only methods with this kind of replay; all others have the results of what they are held
+against."""
 
 
 def results_name(benchmark: Benchmark, setting: str) -> str:
@@ -134,11 +141,11 @@ def is_changed(method: str, setting: str) -> bool:
 
 
 def setting_of(name: str) -> tuple[str, str] | None:
-    """The setting of the results in the folder ``name``, and the plain one's folder; None for plain and other ones."""
+    """The setting of the results in the folder ``name``, and the folder they are held against; None for plain ones."""
     for benchmark in BENCHMARKS.values():
         for setting in SETTINGS:
             if setting != "plain" and name == results_name(benchmark, setting):
-                return setting, results_name(benchmark, "plain")
+                return setting, results_name(benchmark, UPON.get(setting, "plain"))
     return None
 
 

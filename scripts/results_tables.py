@@ -231,7 +231,7 @@ def setting_table(found: Mapping[str, Results], plain: Mapping[str, Results], na
                 told = (number(pair.mean, signed=True), interval(pair.interval), f"{pair.p_value:.3f}")
                 rows.append((f"{method}: {title}", str(pair.num), *told))
     header = (f"{name} minus {other}", "seeds", "mean", "95 %", "p (sign flips)")
-    return Table("Against the plain setting, seed by seed", header, tuple(rows))
+    return Table(f"Against {other}, seed by seed", header, tuple(rows))
 
 
 def verdict(bounds: tuple[float, float] | None, sign: float, one: str, other: str) -> str:

@@ -122,3 +122,16 @@ def test_methods_that_generate_nothing_are_shared_where_the_setting_would_not_ch
     assert benchmarks.base_of("cw10-small-long") is None
     assert benchmarks.setting_of("cw10-small-long") == ("long", "cw10-small")
     assert benchmarks.setting_of("cw10-small") is None
+
+
+def test_longer_training_that_reminds_of_acting_is_held_against_longer_training(tmp_path):
+    benchmark = benchmarks.BENCHMARKS["cw10-small"]
+    assert benchmarks.setting_of("cw10-small-long-acting") == ("long-acting", "cw10-small-long")
+    assert benchmarks.base_of("cw10-small-long-acting") == "cw10-small-long"
+    jobs = benchmarks.make_jobs(benchmark, "long-acting", None, 1, tmp_path, {})
+    assert {job.method for job in jobs} == {"replay_dark", "trcl", "trcl_fixed"}
+    settings = set(jobs[0].settings)
+    assert {"training.steps=4000", "training.batch_size=256", "method.replay_recall=use"} <= settings
+    long = {"er": {0: {"a": 1}}, "trcl": {0: {"a": 2}}}
+    found = {"cw10-small": {"ewc": {0: {"a": 9}}}, "cw10-small-long": long, "cw10-small-long-acting": {"trcl": {0: {}}}}
+    assert benchmarks.with_shared(found)["cw10-small-long-acting"] == {"er": {0: {"a": 1}}, "trcl": {0: {}}}
