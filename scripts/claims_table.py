@@ -41,6 +41,8 @@ no claim of the paper but the price."""
 PUBLISHED_CLAIMS = CLAIMS[:3]
 BRIEF = (PUBLISHED_FORM, "trcl", "trcl_fixed", "replay_dark")
 """Forms of the short table: as published, our default, the same with a weight that it is given, and without any."""
+SIDES = {"**holds**": "**yes**:", "**refuted**": "**no**:", "undecided": "undecided:", "open": "too few seeds:"}
+"""What a verdict says where rivals are listed."""
 LEAST_SEEDS = 3
 """With fewer pairs nothing is decided."""
 
@@ -72,12 +74,32 @@ def claims_table(
                 else judged(found, form, rival, measure, -1 if lower else 1, 100.0 if is_share else 1.0, tenths)
                 for form in forms
             ]
-            told = _published(published, rival, domain, place)
+            pair = published_difference(published, rival, domain, place)
+            told = NONE if pair is None else f"{pair[0]:+.1f} ± {pair[1]:.1f}"
             if {told, *cells} != {NONE}:
                 rows.append((f"{words} {rival}", told, *cells))
     unit = "points" if higher_is_better(found) else "distance"
     header = ("the form", f"published, {unit}", *(f"ours: {form}" for form in forms))
     return Table(f"Claims on {bench}", header, tuple(rows))
+
+
+def verdicts_table(bench: str, found: Mapping[str, Results]) -> Table:
+    """The paper's claims in a word each: whom every form in BRIEF beats, whom it loses to, and what is not settled."""
+    better = 1 if higher_is_better(found) else -1
+    rows = []
+    for form in (name for name in BRIEF if name in found):
+        cells = []
+        for _, measure, _, smaller in PUBLISHED_CLAIMS:
+            sides: dict[str, list[str]] = {word: [] for word in SIDES}
+            for rival in RIVALS:
+                pair = paired(found, form, rival, measure)
+                if pair is not None:
+                    sides[verdict(pair.interval, pair.num, -1 if smaller else better)].append(rival)
+            cells.append(
+                "; ".join(f"{SIDES[word]} {', '.join(names)}" for word, names in sides.items() if names) or NONE
+            )
+        rows.append((form, *cells))
+    return Table(f"Claims on {bench}", ("the form", *(words for words, *_ in PUBLISHED_CLAIMS)), tuple(rows))
 
 
 def judged(
@@ -119,9 +141,11 @@ def verdict(bounds: tuple[float, float] | None, seeds: int, better: int) -> str:
     return "**holds**" if better * bounds[0] > 0 else "**refuted**"
 
 
-def _published(published: Mapping[str, Any], rival: str, domain: str, place: int | None) -> str:
-    """Difference of the published means with the standard error of independent ones."""
+def published_difference(
+    published: Mapping[str, Any], rival: str, domain: str, place: int | None
+) -> tuple[float, float] | None:
+    """Difference of the published means and the standard error of independent ones; None where nothing is published."""
     if place is None or rival not in published:
-        return NONE
+        return None
     pairs: list[Sequence[float]] = [published[name][domain][place] for name in (PUBLISHED_FORM, rival)]
-    return f"{pairs[0][0] - pairs[1][0]:+.1f} ± {math.hypot(pairs[0][1], pairs[1][1]):.1f}"
+    return pairs[0][0] - pairs[1][0], math.hypot(pairs[0][1], pairs[1][1])

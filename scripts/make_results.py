@@ -10,15 +10,26 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import BENCHMARKS, base_of, make_jobs, results_name, setting_of, with_shared
-from claims_table import claims_table
+from claims_figure import claims_figure
+from claims_table import claims_table, verdicts_table
 from comparison_page import mark_of_page, write_comparison
 from matplotlib.figure import Figure
 from pages import complaints, fingerprint, write_figure, write_page
 from published_tables import published_table, reconvergence_table
 from results_figures import drawn_runs, figures
-from results_tables import best_form, cost_table, methods_table, paired_table, probe_table, quality_table, setting_table
+from results_tables import (
+    best_form,
+    cost_table,
+    higher_is_better,
+    methods_table,
+    paired_table,
+    probe_table,
+    quality_table,
+    setting_table,
+)
 from stored import RESULTS, Results, benchmarks, load
 
 from trcl_policy.files import read_json
@@ -39,6 +50,7 @@ INSIDE = ("cw10-small-dense", "paper-cw10-dense")
 FEWEST = 3
 """Methods of a setting from which on it is drawn."""
 CAPTIONS = {
+    "claims": "The paper's claims: each form minus its rivals, seed by seed, with 95 % intervals; hollow: as published",
     "average": "Average over the tasks seen so far",
     "tasks": "Each task over the sequence; dashed: where it is learned; bands: 95 %",
     "reconvergence": "The first three tasks after the switch to a later one, mean over later tasks",
@@ -58,9 +70,10 @@ def main(words: Sequence[str] | None = None) -> int:
     stored = {name: load(options.results, name) for name in benchmarks(options.results)}
     found = with_shared(stored)
     images, report = options.page.parent / "images", options.page.parent / "comparison.html"
-    drawn = figure_names(found)
-    blocks = make_blocks(options.results, stored, found, drawn)
-    headline = {HEADLINE: headline_table(found), "verdicts": claims(options.results, found, [HEADLINE], brief=True)}
+    published = read_json(options.results / "published.json")
+    drawn = figure_names(found, published)
+    blocks = make_blocks(published, options.results, stored, found, drawn)
+    headline = {HEADLINE: headline_table(found), "verdicts": verdicts(found)}
     data = {bench: fingerprint(files_of(options.results, bench)) for bench in found}
     marks = {images / name: data[bench] for name, bench in drawn.items()}
     if options.check:
@@ -71,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
         return 1 if wrong else 0
     for bench, methods in found.items():
-        for name, figure in figures_of(bench, methods).items():
+        for name, figure in figures_of(bench, methods, published).items():
             path = images / file_name(bench, name)
             write_figure(figure, path, marks[path])
     write_page(options.page, blocks)
@@ -95,47 +108,62 @@ def headline_table(found: Mapping[str, Mapping[str, Results]]) -> str:
     return f"{table}\n\n<sub>{origin(found[HEADLINE])} Command: `{command}`.</sub>"
 
 
+def verdicts(found: Mapping[str, Mapping[str, Results]]) -> str:
+    """What is said of the paper's claims on the main benchmark, in a word each."""
+    if HEADLINE not in found:
+        return "Nothing is stored yet."
+    return verdicts_table(HEADLINE, found[HEADLINE]).markdown().partition("\n\n")[2]
+
+
 def file_name(bench: str, figure: str) -> str:
     """Name of a figure's file."""
     return f"results-{bench}-{figure}.png"
 
 
-def figures_of(bench: str, methods: Mapping[str, Results]) -> dict[str, Figure]:
+def figures_of(bench: str, methods: Mapping[str, Results], published: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures of a benchmark, by name; a setting with few methods is shown in tables alone."""
-    few = base_of(bench) or (setting_of(bench) and len(methods) < FEWEST)
-    return {} if few else figures(methods)
+    if base_of(bench) or (setting_of(bench) and len(methods) < FEWEST):
+        return {}
+    judged = bench in CLAIMED and higher_is_better(methods)
+    told = claims_figure(methods, published["final"], CLAIMED[bench]) if judged else None
+    return ({} if told is None else {"claims": told}) | figures(methods)
 
 
-def figure_names(found: Mapping[str, Mapping[str, Results]]) -> dict[str, str]:
+def figure_names(found: Mapping[str, Mapping[str, Results]], published: Mapping[str, Any]) -> dict[str, str]:
     """File names of all figures, with the benchmark each belongs to."""
-    return {file_name(bench, name): bench for bench, methods in found.items() for name in figures_of(bench, methods)}
+    return {
+        file_name(bench, name): bench
+        for bench, methods in found.items()
+        for name in figures_of(bench, methods, published)
+    }
 
 
 def make_blocks(
+    published: Mapping[str, Any],
     results: Path,
     stored: Mapping[str, Mapping[str, Results]],
     found: Mapping[str, Mapping[str, Results]],
     drawn: Mapping[str, str],
 ) -> dict[str, str]:
     """The generated parts of the page, from what is stored and that with the shared results beside it."""
-    published = read_json(results / "published.json")
     beside = {name: found[name] for name in BESIDE if name in found}
     inside = next((found[name] for name in INSIDE if name in found), {})
     return {
         "published": published_table(published["final"], beside).markdown() + f"\n\n<sub>{published['source']}.</sub>",
-        "verdicts": claims(results, found, CLAIMED, brief=True),
-        "claims": claims(results, found, CLAIMED),
+        "verdicts": claims(published, found, CLAIMED, brief=True),
+        "claims": claims(published, found, CLAIMED),
         "reconvergence": reconvergence_table(published["reconvergence"], inside).markdown(),
         "benchmarks": "\n\n".join(section(name, stored, drawn) for name in stored) or "Nothing is stored yet.",
         "missing": missing(results),
     }
 
 
-def claims(results: Path, found: Mapping[str, Mapping[str, Results]], names: Iterable[str], brief: bool = False) -> str:
+def claims(
+    published: Mapping[str, Any], found: Mapping[str, Mapping[str, Results]], names: Iterable[str], brief: bool = False
+) -> str:
     """What is said of the paper's claims on these benchmarks, those without results left out."""
-    final = read_json(results / "published.json")["final"]
     there = [name for name in names if name in found]
-    told = [claims_table(name, final, CLAIMED[name], found[name], brief).markdown() for name in there]
+    told = [claims_table(name, published["final"], CLAIMED[name], found[name], brief).markdown() for name in there]
     return "\n\n".join(told) or "Nothing is stored yet."
 
 

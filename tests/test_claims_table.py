@@ -5,7 +5,7 @@ import pytest
 from tests.fake_results import document, probe, triangle
 from tests.scripts import script
 
-claims = script("claims_table")
+claims, figure = script("claims_table"), script("claims_figure")
 FINAL = {
     "trcl_rank1": {"cw10": [[88.0, 0.3], [4.0, 0.9]], "imagenet500": [[44.0, 3.0], [10.0, 3.0]]},
     **{
@@ -84,6 +84,43 @@ def test_the_brief_table_holds_what_the_paper_claims_of_three_forms():
     columns = [whole.header.index(name) for name in brief.header]
     assert list(brief.rows) == [tuple(row[column] for column in columns) for row in kept]
     assert len(kept) == 2 * len(claims.RIVALS)
+
+
+def test_the_shortest_table_says_of_each_form_whom_it_beats():
+    table = claims.verdicts_table("cw10-small", FOUND)
+    assert [row[0] for row in table.rows] == ["trcl_rank1"]  # the only one of BRIEF that has results
+    ends = dict(zip(table.header, table.rows[0], strict=True))["ends better than"]
+    assert ends == "**yes**: ewc_rank1; **no**: replay; undecided: finetune; too few seeds: vrmcl"
+    assert table.rows[0][-1] == "–"  # no probe was run
+    distances = {"trcl": runs(2.0, 3.0, 4.0, score="fid"), "replay": runs(4.0, 5.2, 6.0, score="fid")}
+    for seeds in distances.values():
+        for made in seeds.values():
+            made["metrics"]["average_final"] = made["metrics"]["scores"][-1][0]
+    assert claims.verdicts_table("images-digits", distances).rows[0][1] == "**yes**: replay"
+
+
+def marks(panel):
+    """Label, place and half width of every mark of a panel."""
+    for container in panel.containers:
+        line, _, (bars,) = container.lines
+        (low, _), (high, _) = bars.get_segments()[0]
+        yield container.get_label(), line.get_xdata()[0], (high - low) / 2
+
+
+def test_the_picture_shows_differences_in_points_with_their_intervals_and_what_was_published():
+    found = {**FOUND, "trcl": runs(0.8, 0.8, 0.9)}
+    drawn = figure.claims_figure(found, FINAL, "cw10")
+    final, forgotten, probed = drawn.axes
+    told = list(marks(final))
+    pair = claims.paired(found, "trcl_rank1", "replay", claims.average_final, 100.0)
+    assert ("trcl_rank1", pair.mean, pytest.approx(pair.interval[1] - pair.mean)) in told
+    assert ("published", 3.0, pytest.approx(1.96 * 0.5)) in told
+    assert {label for label, *_ in told} == {"trcl_rank1", "trcl", "published"}
+    pair = claims.paired(found, "trcl", "replay", claims.forgetting, 100.0)
+    assert ("trcl", pair.mean, pytest.approx(pair.interval[1] - pair.mean)) in list(marks(forgotten))
+    assert list(marks(probed)) == []
+    assert [label.get_text() for label in final.get_yticklabels()] == ["replay", "vrmcl"]
+    assert figure.claims_figure({"replay": FOUND["replay"]}, FINAL, "cw10") is None
 
 
 def test_updates_are_told_to_one_decimal():

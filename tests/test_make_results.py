@@ -194,7 +194,7 @@ def test_made_pages_pass_their_check_and_changed_results_fail_it(site, capsys):
     assert all(f'<th scope="row">replay, seed {seed}</th>' in report for seed in range(3))
     assert "trcl_diag, seed 0: success of each task" in report
     made = sorted(path.name for path in (folder / "docs" / "images").iterdir())
-    assert made == ["results-cw10-small-average.png", "results-cw10-small-tasks.png"]
+    assert made == [f"results-cw10-small-{name}.png" for name in ("average", "claims", "tasks")]
     put(folder / "results", "cw10-small", {("trcl", 0): document(triangle([0.9] * 3, [0.1] * 3))})
     (folder / "docs" / "images" / "results-old-average.png").write_bytes(b"")
     capsys.readouterr()

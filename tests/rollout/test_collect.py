@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tests.rollout.fake_sim import HORIZON, PointEnv, PointExpert
+from trcl_policy.commands import collect as commands
 from trcl_policy.data.store import EpisodeStore
 from trcl_policy.rollout.collect import CollectError, collect, episode_seed
 
@@ -178,3 +179,18 @@ def test_metaworld_experts_fill_a_store_whatever_the_number_of_worlds(tmp_path):
             assert np.abs(store.read("action")).max() <= 1
     assert prints[0] == prints[1]
     assert report.steps < 3 * HORIZON * 10
+
+
+def test_a_second_collection_waits_for_the_first(tmp_path, monkeypatch, capsys):
+    first, looks = EpisodeStore.create(tmp_path / "s"), []
+
+    def passes(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            first.close()
+
+    monkeypatch.setattr(commands.time, "sleep", passes)
+    with commands.open_when_free(tmp_path / "s") as second:
+        assert len(second) == 0
+    assert looks == [commands.PATIENCE] * 2
+    assert capsys.readouterr().out == f"{tmp_path / 's'}: another process is appending to it, waiting\n"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trcl_policy.schema import ConfigError
+
+if TYPE_CHECKING:
+    from trcl_policy.data.store import EpisodeStore
+
+PATIENCE = 1.0
+"""Seconds between two looks at a store that another process is appending to."""
 
 
 @dataclass(frozen=True)
 class Collect:
-    """Drive scripted experts and keep their successful episodes.
+    """Drive scripted experts and keep their successful episodes; waits while another process fills the same store.
 
     Attributes:
         tasks: a sequence (quick, cw10, mt50; see trcl tasks), task names joined by commas, or a YAML file with a list.
@@ -54,7 +62,7 @@ def collect(options: Collect) -> int:
     cameras = tuple(camera.strip() for camera in options.cameras.split(",") if camera.strip())
     tasks, simulation = dict.fromkeys(resolve_sequence(options.tasks)), Simulation(options.env_python)
     if options.out.exists():
-        store = EpisodeStore.open(options.out, "a")
+        store = open_when_free(options.out)
     else:
         for camera in cameras:  # whatever is wrong with one shows before the store is there
             simulation.make_renderer(next(iter(tasks)), options.image_size, options.image_size, camera).close()
@@ -82,3 +90,19 @@ def collect(options: Collect) -> int:
             )
         print(f"{options.out}: {len(store)} episodes, fingerprint {store.fingerprint()[:12]}")
     return 0
+
+
+def open_when_free(path: Path) -> EpisodeStore:
+    """Open a store for appending; where another process is at it, says so once and waits until it is done."""
+    from trcl_policy.data.arrays import BusyError
+    from trcl_policy.data.store import EpisodeStore
+
+    told = False
+    while True:
+        try:
+            return EpisodeStore.open(path, "a")
+        except BusyError:
+            if not told:
+                print(f"{path}: another process is appending to it, waiting", flush=True)
+            told = True
+            time.sleep(PATIENCE)

@@ -19,8 +19,12 @@ CHUNK_ROWS = 1024
 LONG_CHUNK_ROWS = 4096  # for arrays with one small entry per episode
 
 
+class BusyError(FileError):
+    """Another process, or a store that was not closed, is appending to the folder."""
+
+
 def acquire(path: Path) -> int:
-    """Return a handle that holds the folder's lock until it is closed; raises FileError when another process has it."""
+    """Return a handle that holds the folder's lock until it is closed; raises BusyError when another process has it."""
     import fcntl
 
     with explained("append to", path):
@@ -29,7 +33,7 @@ def acquire(path: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        raise FileError(f"can't append to {path}: another process (or an unclosed store) is appending to it") from error
+        raise BusyError(f"can't append to {path}: another process (or an unclosed store) is appending to it") from error
     return handle
 
 

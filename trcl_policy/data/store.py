@@ -86,7 +86,7 @@ class EpisodeStore(StoredEpisodes):
 
         Raises:
             ValueError: no episode store, or a damaged one; the line says what is wrong.
-            FileError: nothing is there, the machine refuses, or another process appends to it.
+            FileError: nothing is there, the machine refuses, or (BusyError) another process appends to it.
         """
         if mode not in ("r", "a"):
             raise ValueError(f"mode must be 'r' or 'a', got {mode!r}")
