@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from trcl_policy.config import ConfigError, RunConfig, dump_config, make_config
+from trcl_policy.config import ConfigError, RunConfig, completed, dump_config, make_config
 from trcl_policy.continual.statistics import wilson_interval
 from trcl_policy.files import read_json, read_jsonl, write_text
 from trcl_policy.report.groups import SEEDLESS
@@ -145,14 +145,10 @@ def _interval(score: float | None, count: int | None) -> list[float] | None:
 
 def as_run(method: str, seed: int, document: Mapping[str, Any]) -> Run:
     """The stored result as the report sees a run; settings that are younger than it have their defaults."""
-    try:
-        config = dump_config(make_config(document["config"]))
-    except ConfigError:  # one that can't be read any more
-        config = yaml.safe_dump(document["config"], sort_keys=False)
     return run_of(
         Path(method) / f"seed-{seed}",
         document["metrics"],
-        config=config,
+        config=completed(yaml.safe_dump(document["config"], sort_keys=False)),
         provenance=document["provenance"],
         probe=document.get("probe", {}),
     )

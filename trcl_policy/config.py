@@ -240,6 +240,14 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(_plain(groups), sort_keys=False)
 
 
+def completed(text: str) -> str:
+    """A configuration as YAML text, with defaults for settings that are younger; the text where it has faults."""
+    try:
+        return dump_config(make_config(yaml.safe_load(text)))
+    except (ConfigError, yaml.YAMLError):
+        return text
+
+
 def _is_unused(config: RunConfig, name: str) -> bool:
     return name in FOREIGN[config.domain] and dataclasses.is_dataclass(getattr(config, name))
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tests.report.fake_runs import TASKS, interval, make_run
+from trcl_policy.commands.show import Report, report
+from trcl_policy.config import completed
 from trcl_policy.continual.recovery import kaplan_meier
 from trcl_policy.continual.statistics import mean_interval
 from trcl_policy.report import curves, page, plots
@@ -257,3 +259,18 @@ def test_runs_measured_at_the_ends_alone_have_no_such_pictures(tmp_path):
     names = draw_figures(bare).keys()
     assert not names & {"retention", "reconvergence", "survival", "losses", "probe", "probe-survival"}
     assert not tables_by_section(bare)["Probe"]
+
+
+def test_a_run_from_before_a_setting_was_made_is_compared_as_what_it_is(tmp_path):
+    folders = [make(tmp_path / f"{seed}", "trcl", 0.9, seed) for seed in range(3)]
+    for folder, replay in zip(
+        folders[1:], ("{name: trcl, replay_draws: 1}", "{name: trcl, replay_draws: 2}"), strict=True
+    ):
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("{name: trcl}", replay))
+    assert [len(group.runs) for group in group_runs(load_runs(folders))] == [1, 1, 1]
+    assert [len(group.runs) for group in group_runs(load_runs(folders, completed))] == [2, 1]
+    report(Report(tuple(folders[:2]), tmp_path / "page"))
+    assert "2 seeds" in (tmp_path / "page" / "tables.txt").read_text()
+    (folders[0] / "config.yaml").write_text("method: {name: trcl, gone: 1}\nseed: 0\n")
+    assert load_runs(folders[:1], completed)[0].settings["method"]["gone"] == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,19 +41,25 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
-def build_report(runs: Sequence[Path], out: Path, title: str = "Continual learning report") -> ReportFiles:
+def build_report(
+    runs: Sequence[Path],
+    out: Path,
+    title: str = "Continual learning report",
+    completed: Callable[[str], str] = str,
+) -> ReportFiles:
     """Write page, tables and plots about these run directories into ``out``.
 
     Args:
         runs: run directories with at least a metrics.json; they are only read.
         out: folder, made if missing; files of an earlier report are replaced.
         title: heading of the page.
+        completed: see :func:`load_runs`.
 
     Raises:
         ValueError: a run is not there, has measured nothing, or is damaged.
         FileError: the machine refuses to read or write.
     """
-    loaded, out = load_runs(runs), Path(out)
+    loaded, out = load_runs(runs, completed), Path(out)
     figures, tables = draw_figures(loaded), [table for part in tables_by_section(loaded).values() for table in part]
     note = [text for text in [seed_tables(loaded)[1]] if text]
     saved = [
@@ -171,9 +177,9 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def summary_text(runs: Sequence[Path]) -> str:
+def summary_text(runs: Sequence[Path], completed: Callable[[str], str] = str) -> str:
     """Return the summary table of these run directories for a terminal; raises like :func:`build_report`."""
-    return summary_table(load_runs(runs)).text()
+    return summary_table(load_runs(runs, completed)).text()
 
 
 STYLE = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -78,8 +78,13 @@ class Run:
         return [None if None in row else sum(row) / len(row) for row in rows]
 
 
-def load_runs(paths: Sequence[Path]) -> list[Run]:
+def load_runs(paths: Sequence[Path], completed: Callable[[str], str] = str) -> list[Run]:
     """Return the runs of these folders, with labels that differ.
+
+    Args:
+        paths: run directories.
+        completed: gives the text of a config.yaml the settings that are younger than the run, so that runs from before
+            and after are compared as what they are.
 
     Raises:
         ValueError: no folder given, one that is no run or has no results yet, or damaged results.
@@ -87,7 +92,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     """
     if not paths:
         raise ValueError("runs must name at least one run directory, got none")
-    runs = [_load(Path(path)) for path in paths]
+    runs = [_load(Path(path), completed) for path in paths]
     methods = Counter(run.method for run in runs)
     runs = [replace(r, label=f"{r.method} ({r.path.resolve().name})") if methods[r.method] > 1 else r for r in runs]
     seen: Counter[str] = Counter()
@@ -116,7 +121,7 @@ def _with_transfer(run: Run, runs: Sequence[Run]) -> Run:
     return replace(run, metrics={**run.metrics, "forward_transfers": gains, "forward_transfer": mean_or_none(gains)})
 
 
-def _load(path: Path) -> Run:
+def _load(path: Path, completed: Callable[[str], str]) -> Run:
     if not path.is_dir():
         raise ValueError(f"run must be a run directory, got {path}, which is not there")
     if not (path / "metrics.json").exists():
@@ -127,7 +132,7 @@ def _load(path: Path) -> Run:
     run = run_of(
         path,
         read_json(path / "metrics.json"),
-        config=read_text(path / "config.yaml") if (path / "config.yaml").exists() else "",
+        config=completed(read_text(path / "config.yaml")) if (path / "config.yaml").exists() else "",
         provenance=read_json(path / "provenance.json") if (path / "provenance.json").exists() else {},
         probe=read_json(path / "recovery.json") if (path / "recovery.json").exists() else {},
     )
