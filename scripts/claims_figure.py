@@ -9,12 +9,12 @@ import matplotlib as mpl
 from claims_table import BRIEF, PUBLISHED_CLAIMS, published_difference
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results_tables import Measure, paired
+from results_tables import COPIES, Measure, paired, with_copies
 from stored import Results
 
 from trcl_policy.report.plots import INK, STYLE, style_of
 
-CLOSE = ("replay", "er", "ftml", "vrmcl", "joint")
+CLOSE = ("replay", "er", "ftml", "vrmcl", COPIES, "joint")
 """Rivals that are near enough for one axis; fine-tuning and the rank-1 EWC are tens of points away."""
 PANELS = (
     ("ends better than …", "final success, points"),
@@ -38,6 +38,7 @@ def claims_figure(found: Mapping[str, Results], published: Mapping[str, Any], do
         published: ``final`` of published.json.
         domain: column of the published figures.
     """
+    found = with_copies(found)
     forms = [form for form in BRIEF if form in found]
     rivals = [rival for rival in CLOSE if rival in found]
     if not forms or not rivals:

@@ -6,7 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from results_tables import Measure, average_final, best_form, forgetting, higher_is_better, learned, paired, probe_time
+from results_tables import (
+    COPIES,
+    Measure,
+    average_final,
+    best_form,
+    forgetting,
+    higher_is_better,
+    learned,
+    paired,
+    probe_time,
+    with_copies,
+)
 from stored import Results
 
 from trcl_policy.report.tables import NONE, Table, interval, number
@@ -26,7 +37,7 @@ MORE_RIVALS = (
     "ftml_distill",
     "vrmcl_distill",
 )
-MORE_RIVALS += ("joint",)
+MORE_RIVALS += (COPIES, "joint")
 """Whom it should have been compared with as well; where they have results."""
 OURS = ("trcl_fixed", "trcl_kept", "replay_kept", "replay_dark")
 """What else of ours is put to the same questions: a weight that is given, a teacher, no trust region."""
@@ -59,6 +70,7 @@ def claims_table(
         found: stored results by method.
         brief: only what the paper claims, against whom it claims it, of the forms in BRIEF.
     """
+    found = with_copies(found)
     names = BRIEF if brief else (PUBLISHED_FORM, "trcl", best_form(found), *OURS)
     forms = dict.fromkeys(form for form in names if form in found)
     more_rivals = () if brief else tuple(name for name in MORE_RIVALS if name in found)

@@ -41,9 +41,21 @@ PAGE = ROOT / "docs" / "results.md"
 README, HEADLINE = ROOT / "README.md", "cw10-small"
 """The benchmark whose table stands in the README, and whose runs docs/comparison.html shows one by one."""
 COMMAND = "scripts/make_results.py"
-BESIDE = ("cw10-small", "cw10-small-acting", "cw10-small-long", "paper-cw10-30min", "paper-cw10")
+BESIDE = (
+    "cw10-small",
+    "cw10-small-acting",
+    "cw10-small-long",
+    "cw10-small-long-acting",
+    "paper-cw10-30min",
+    "paper-cw10",
+)
 """Benchmarks that stand beside the published figures, where they have results."""
-CLAIMED = {"cw10-small": "cw10", "cw10-small-acting": "cw10", "images-digits": "imagenet500"}
+CLAIMED = {
+    "cw10-small": "cw10",
+    "cw10-small-acting": "cw10",
+    "cw10-small-long-acting": "cw10",
+    "images-digits": "imagenet500",
+}
 """Benchmarks on which the paper's claims are judged, with the published figures' column."""
 INSIDE = ("cw10-small-dense", "paper-cw10-dense")
 """Benchmarks that were measured inside the tasks, for the published times."""

@@ -86,6 +86,15 @@ def test_the_brief_table_holds_what_the_paper_claims_of_three_forms():
     assert len(kept) == 2 * len(claims.RIVALS)
 
 
+def test_copies_of_fine_tuning_end_where_it_has_learned_its_tasks():
+    told = row(FOUND, "ends better than copies")  # two tasks at .9; the form ends at the mean of .5, .6, .7 and .9
+    assert told["ours: trcl_rank1"].startswith("**refuted**: -15.0 (")
+    words = [row[0] for row in claims.claims_table("cw10-small", FINAL, "cw10", FOUND).rows]
+    assert [word for word in words if "copies" in word] == ["ends better than copies"]
+    without = {name: seeds for name, seeds in FOUND.items() if name != "finetune"}
+    assert not any("copies" in row[0] for row in claims.claims_table("cw10-small", FINAL, "cw10", without).rows)
+
+
 def test_the_shortest_table_says_of_each_form_whom_it_beats():
     table = claims.verdicts_table("cw10-small", FOUND)
     assert [row[0] for row in table.rows] == ["trcl_rank1"]  # the only one of BRIEF that has results
@@ -119,7 +128,7 @@ def test_the_picture_shows_differences_in_points_with_their_intervals_and_what_w
     pair = claims.paired(found, "trcl", "replay", claims.forgetting, 100.0)
     assert ("trcl", pair.mean, pytest.approx(pair.interval[1] - pair.mean)) in list(marks(forgotten))
     assert list(marks(probed)) == []
-    assert [label.get_text() for label in final.get_yticklabels()] == ["replay", "vrmcl"]
+    assert [label.get_text() for label in final.get_yticklabels()] == ["replay", "vrmcl", "copies"]
     assert figure.claims_figure({"replay": FOUND["replay"]}, FINAL, "cw10") is None
 
 
