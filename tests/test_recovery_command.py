@@ -40,7 +40,7 @@ def test_recover_measures_success_and_losses_and_leaves_the_run_alone(tiny, tmp_
     run = shutil.copytree(tiny.finished, tmp_path / "run", symlinks=True)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     options = ("recover", run, "--tasks", TASKS[0], "--steps", 4, "--every", 2, "--learning-rate", 0.01)
-    measured = tiny.trcl(*options, "--episodes", 2, "--json")
+    measured = tiny.trcl(*options, "--episodes", 3, "--json")  # more than the run's own measurements have
     assert measured.status == 0, measured.stderr
     document = json.loads(measured.stdout)
     assert document == json.loads((run / "recovery.json").read_text())

@@ -73,7 +73,7 @@ class PolicyDomain:
             raise ConfigError(f"tasks: {error}") from None
         self.distinct = tuple(dict.fromkeys(self.sequence))
         self.names = visit_names(self.sequence)
-        self._envs: dict[str, BatchedEnv] = {}
+        self._envs: dict[tuple[str, int], BatchedEnv] = {}
         self._store = open_demonstrations(config, self.distinct)
         self._simulation = Simulation(
             config.simulation.env_python, env_args=data_env_args(self._store.provenance, self.distinct)
@@ -221,7 +221,7 @@ class PolicyDomain:
 
     def measure(self, agent: Policy, name: str, seeds: Sequence[int]) -> list[Episode]:
         """Roll a policy out on one task."""
-        return evaluate(agent, self.env(name), seeds)
+        return evaluate(agent, self.env(name, len(seeds)), seeds)
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -240,12 +240,12 @@ class PolicyDomain:
         """The full name of a task."""
         return resolve_task(task)
 
-    def env(self, name: str) -> BatchedEnv:
-        """The simulation of a task, made on first use and kept."""
-        if name not in self._envs:
-            worlds = min(BLOCK, self.config.evaluation.episodes)
-            self._envs[name] = self._simulation.make_env(name, worlds, self.config.evaluation.threads)
-        return self._envs[name]
+    def env(self, name: str, episodes: int | None = None) -> BatchedEnv:
+        """The simulation of a task for so many episodes (as many as an evaluation has), made on first use and kept."""
+        worlds = min(BLOCK, episodes or self.config.evaluation.episodes)
+        if (name, worlds) not in self._envs:
+            self._envs[name, worlds] = self._simulation.make_env(name, worlds, self.config.evaluation.threads)
+        return self._envs[name, worlds]
 
     def provenance(self) -> dict[str, Any]:
         """Facts about data and simulation that results depend on."""
