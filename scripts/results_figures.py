@@ -90,6 +90,7 @@ def early_task_curves(runs: Sequence[Run], count: int = EARLY) -> Figure | None:
                     panel.plot(list(table), list(table.values()), label=run.label, **look)
             panel.axhline(0.9, color=plots.INK, linewidth=0.8, linestyle=(0, (2, 2)), alpha=0.6)
             panel.set_xscale("symlog", linthresh=1)
+            panel.set_xlim(-0.2, 1.3 * max(update for number in range(len(runs)) for update in tables[task, number]))
             panel.set_title(runs[0].tasks[task], fontsize=9)
         panels[0].set_ylabel("share of the first score")
         figure.supxlabel("updates since the switch to a later task (dashed: 90 %)", fontsize=10)
