@@ -180,9 +180,9 @@ class Worlds:
 
 
 @pytest.mark.parametrize("learns", ["always", "first_task"])
-def test_rehearsed_windows_are_like_the_training_windows(store, learns):
+def test_rehearsed_windows_are_like_the_training_windows(store, learns, monkeypatch):
     made = domain(store, method="replay_rollout", learns=learns)
-    made._envs[TASKS[0]] = Worlds(TASKS[0])
+    monkeypatch.setattr(made, "env", Worlds)
     batch = made.tasks[0].rehearse(made.params(), 20, torch.Generator().manual_seed(0))
     real = made.tasks[0].samples.gather(torch.arange(20) % 12)
     assert {key: (leaf.shape, leaf.dtype) for key, leaf in batch.items()} == {
