@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
-from claims_table import BRIEF, PUBLISHED_CLAIMS, published_difference
+from claims_table import BRIEF, COPIES, PUBLISHED_CLAIMS, published_difference, with_copies
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results_tables import COPIES, Measure, paired, with_copies
+from results_tables import Measure, paired
 from stored import Results
 
 from trcl_policy.report.plots import INK, STYLE, style_of

@@ -19,7 +19,8 @@ from comparison_page import mark_of_page, write_comparison
 from matplotlib.figure import Figure
 from pages import complaints, fingerprint, write_figure, write_page
 from published_tables import published_table, reconvergence_table
-from results_figures import drawn_runs, figures
+from results_figures import drawn_runs
+from results_figures import figures as retention_figures
 from results_tables import (
     best_form,
     cost_table,
@@ -83,11 +84,11 @@ def main(words: Sequence[str] | None = None) -> int:
     found = with_shared(stored)
     images, report = options.page.parent / "images", options.page.parent / "comparison.html"
     published = read_json(options.results / "published.json")
-    drawn = figure_names(found, published)
+    drawn = {bench: figures_of(bench, methods, published) for bench, methods in found.items()}
     blocks = make_blocks(published, options.results, stored, found, drawn)
     headline = {HEADLINE: headline_table(found), "verdicts": verdicts(found)}
     data = {bench: fingerprint(files_of(options.results, bench)) for bench in found}
-    marks = {images / name: data[bench] for name, bench in drawn.items()}
+    marks = {images / file_name(bench, name): data[bench] for bench, figures in drawn.items() for name in figures}
     if options.check:
         wrong = complaints(options.page, blocks, marks, "results-*.png", COMMAND)
         wrong += complaints(options.readme, headline, {}, "-", COMMAND)
@@ -95,8 +96,8 @@ def main(words: Sequence[str] | None = None) -> int:
             wrong.append(f"{report.name} was made from other results; run {COMMAND}")
         print("\n".join(wrong) or f"{options.page.name} is that of the stored results")
         return 1 if wrong else 0
-    for bench, methods in found.items():
-        for name, figure in figures_of(bench, methods, published).items():
+    for bench, figures in drawn.items():
+        for name, figure in figures.items():
             path = images / file_name(bench, name)
             write_figure(figure, path, marks[path])
     write_page(options.page, blocks)
@@ -138,16 +139,7 @@ def figures_of(bench: str, methods: Mapping[str, Results], published: Mapping[st
         return {}
     judged = bench in CLAIMED and higher_is_better(methods)
     told = claims_figure(methods, published["final"], CLAIMED[bench]) if judged else None
-    return ({} if told is None else {"claims": told}) | figures(methods)
-
-
-def figure_names(found: Mapping[str, Mapping[str, Results]], published: Mapping[str, Any]) -> dict[str, str]:
-    """File names of all figures, with the benchmark each belongs to."""
-    return {
-        file_name(bench, name): bench
-        for bench, methods in found.items()
-        for name in figures_of(bench, methods, published)
-    }
+    return ({} if told is None else {"claims": told}) | retention_figures(methods)
 
 
 def make_blocks(
@@ -155,7 +147,7 @@ def make_blocks(
     results: Path,
     stored: Mapping[str, Mapping[str, Results]],
     found: Mapping[str, Mapping[str, Results]],
-    drawn: Mapping[str, str],
+    drawn: Mapping[str, Iterable[str]],
 ) -> dict[str, str]:
     """The generated parts of the page, from what is stored and that with the shared results beside it."""
     beside = {name: found[name] for name in BESIDE if name in found}
@@ -165,7 +157,7 @@ def make_blocks(
         "verdicts": claims(published, found, CLAIMED, brief=True),
         "claims": claims(published, found, CLAIMED),
         "reconvergence": reconvergence_table(published["reconvergence"], inside).markdown(),
-        "benchmarks": "\n\n".join(section(name, stored, drawn) for name in stored) or "Nothing is stored yet.",
+        "benchmarks": "\n\n".join(section(name, stored, drawn[name]) for name in stored) or "Nothing is stored yet.",
         "missing": missing(results),
     }
 
@@ -179,7 +171,7 @@ def claims(
     return "\n\n".join(told) or "Nothing is stored yet."
 
 
-def section(bench: str, stored: Mapping[str, Mapping[str, Results]], drawn: Mapping[str, str]) -> str:
+def section(bench: str, stored: Mapping[str, Mapping[str, Results]], drawn: Iterable[str]) -> str:
     """Everything about one benchmark; a setting's methods also beside themselves without it."""
     methods, base = stored[bench], base_of(bench)
     shared = f" The setting does not change other methods, whose runs are those of [{base}](#{base})." if base else ""
@@ -189,7 +181,7 @@ def section(bench: str, stored: Mapping[str, Mapping[str, Results]], drawn: Mapp
         parts += [table.markdown() for table in [setting_table(methods, stored[plain], bench, plain)] if table.rows]
     parts += [table.markdown() for table in tables(methods) if table.rows]
     for name, caption in CAPTIONS.items():
-        if file_name(bench, name) in drawn:
+        if name in drawn:
             parts.append(f"![{caption}](images/{file_name(bench, name)})")
     return "\n\n".join(parts)
 

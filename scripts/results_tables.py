@@ -31,8 +31,6 @@ RIVALS = (
     "trcl_kfac",
     "trcl_rank1",
 )
-COPIES = "copies"
-NOTHING = {"scores": [[None]], "losses": None, "forgetting": None, "forgetting_old": None}
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]
 
@@ -103,19 +101,6 @@ def by_seed(results: Results, measure: Measure) -> dict[int, float]:
 def higher_is_better(found: Mapping[str, Results]) -> bool:
     """Whether scores are success rates."""
     return all(d["metrics"].get("score", "success") == "success" for seeds in found.values() for d in seeds.values())
-
-
-def with_copies(found: Mapping[str, Results]) -> dict[str, Results]:
-    """The results with a bound on what memory can do: a copy of fine-tuning's policy for every task forgets nothing.
-
-    Its tasks end where fine-tuning has them right after learning. Nothing is said of it but how it ends.
-    """
-    ends = by_seed(found.get("finetune", {}), learned)
-    made = {
-        seed: {"metrics": {**found["finetune"][seed]["metrics"], **NOTHING, "average_final": end}}
-        for seed, end in ends.items()
-    }
-    return {**found, COPIES: made} if made else dict(found)
 
 
 def best_form(found: Mapping[str, Results]) -> str | None:

@@ -100,6 +100,8 @@ def test_the_shortest_table_says_of_each_form_whom_it_beats():
     assert [row[0] for row in table.rows] == ["trcl_rank1"]  # the only one of BRIEF that has results
     ends = dict(zip(table.header, table.rows[0], strict=True))["ends better than"]
     assert ends == "**yes**: ewc_rank1; **no**: replay; undecided: finetune; too few seeds: vrmcl"
+    lost = dict(zip(table.header, table.rows[0], strict=True))["forgets less than"]
+    assert lost.startswith("**yes**: ewc_rank1; **no**: replay")
     assert table.rows[0][-1] == "–"  # no probe was run
     distances = {"trcl": runs(2.0, 3.0, 4.0, score="fid"), "replay": runs(4.0, 5.2, 6.0, score="fid")}
     for seeds in distances.values():

@@ -4,6 +4,7 @@ import pytest
 from tests.rollout.fake_sim import HORIZON, PointEnv, PointExpert
 from trcl_policy.commands import collect as commands
 from trcl_policy.data.store import EpisodeStore
+from trcl_policy.files import FileError
 from trcl_policy.rollout.collect import CollectError, collect, episode_seed
 
 
@@ -194,3 +195,12 @@ def test_a_second_collection_waits_for_the_first(tmp_path, monkeypatch, capsys):
         assert len(second) == 0
     assert looks == [commands.PATIENCE] * 2
     assert capsys.readouterr().out == f"{tmp_path / 's'}: another process is appending to it, waiting\n"
+
+
+def test_of_two_first_collections_the_later_one_goes_on_with_the_store_of_the_other(tmp_path):
+    EpisodeStore.create(tmp_path / "s", provenance={"by": "the other"}).close()
+    with commands.create_or_open(tmp_path / "s", {"by": "this one"}) as store:
+        assert store.provenance == {"by": "the other"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="can't write"):
+        commands.create_or_open(tmp_path / "file" / "s", {})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trcl_policy.files import FileError
 from trcl_policy.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +53,6 @@ class Collect:
 def collect(options: Collect) -> int:
     """Run ``trcl collect``."""
     from trcl_envs.catalog import resolve_sequence
-    from trcl_policy.data.store import EpisodeStore
     from trcl_policy.folder import provenance
     from trcl_policy.rollout.collect import collect as fill
     from trcl_policy.simulation import Simulation
@@ -68,7 +69,7 @@ def collect(options: Collect) -> int:
             simulation.make_renderer(next(iter(tasks)), options.image_size, options.image_size, camera).close()
         facts = {key: value for key, value in provenance().items() if key in ("packages", "python", "git_commit")}
         facts |= {"simulator": simulation.versions()} if options.env_python else {}
-        store = EpisodeStore.create(options.out, provenance=facts)
+        store = create_or_open(options.out, facts)
     with store:
         for task in tasks:
             report = fill(
@@ -90,6 +91,18 @@ def collect(options: Collect) -> int:
             )
         print(f"{options.out}: {len(store)} episodes, fingerprint {store.fingerprint()[:12]}")
     return 0
+
+
+def create_or_open(path: Path, provenance: Mapping[str, Any]) -> EpisodeStore:
+    """Make a store; where another process has made it meanwhile, open that one when it is free."""
+    from trcl_policy.data.store import EpisodeStore
+
+    try:
+        return EpisodeStore.create(path, provenance=provenance)
+    except (FileError, ValueError):
+        if not path.exists():
+            raise
+        return open_when_free(path)
 
 
 def open_when_free(path: Path) -> EpisodeStore:
