@@ -106,7 +106,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 ACTING = ("method.replay_recall=use", "method.replay_draws=4")
 LONGER = ("training.steps=4000", "training.batch_size=256")
-SHARP = ("diffusion.acting_steps=2", "policy.n_action_steps=2")
+SHARP = ("diffusion.acting_steps=2",)
 SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
@@ -126,8 +126,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 ``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
 of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``double``
 has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches, and
-``long-acting`` does so with ``acting``. ``sharp`` learns the same and acts otherwise: two sampler steps instead of eight,
-near the mean of what the demonstrations would do, and a look after every second action instead of every fourth."""
+``long-acting`` does so with ``acting``. ``sharp`` learns the same and acts with two sampler steps instead of eight, near
+the mean of what the demonstrations would do."""
 UPON = {"long-acting": "long", "sharp-acting": "sharp", "long-sharp": "sharp", "long-sharp-acting": "long-sharp"}
 """Settings that are held against another one than the plain one."""
 SAME = {"many": GeneratedReplay, **{name: DarkGeneratedReplay for name in SETTINGS if name.endswith("acting")}}
