@@ -126,8 +126,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 ``starved`` has 32 old samples a task and one of them beside 32 new ones; ``many`` generates eight times as many samples
 of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``double``
 has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches, and
-``long-acting`` does so with ``acting``. ``sharp`` learns the same and acts with two sampler steps instead of eight, near
-the mean of what the demonstrations would do."""
+``long-acting`` does so with ``acting``. ``sharp`` learns the same and acts with two sampler steps instead of eight,
+near the mean of what the demonstrations would do."""
 UPON = {"long-acting": "long", "sharp-acting": "sharp", "long-sharp": "sharp", "long-sharp-acting": "long-sharp"}
 """Settings that are held against another one than the plain one."""
 SAME = {"many": GeneratedReplay, **{name: DarkGeneratedReplay for name in SETTINGS if name.endswith("acting")}}
