@@ -1,7 +1,9 @@
 """``trcl evaluate``: what it writes, the matrix that goes on where it was stopped, and workers that are killed."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,8 @@ import psutil
 import pytest
 
 from tests.tiny import ENVIRONMENT, TASKS, TRCL, tiny
+from trcl_policy.commands import rollouts
+from trcl_policy.commands.measure import Evaluate
 
 __all__ = ["tiny"]
 
@@ -74,6 +78,8 @@ def test_matrix_is_the_runs_own_where_the_seeds_are(tiny, run):
         (["--timeout", "-1"], "timeout must be > 0 [s], got -1.0"),
         (["--launcher", "ray"], "workers must be >= 1 with launcher ray, got 0"),
         (["--ray-address", "auto"], "ray_address must be left out where launcher is not ray, got auto"),
+        (["--acting-steps", "0"], "acting_steps must be in [1, num_train_timesteps = 100], got 0"),
+        (["--n-action-steps", "17"], "n_action_steps must be in [1, horizon = 16], got 17"),
     ],
 )
 def test_impossible_matrices_are_one_line_and_write_nothing(tiny, run, words, message):
@@ -81,6 +87,35 @@ def test_impossible_matrices_are_one_line_and_write_nothing(tiny, run, words, me
     assert (done.status, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert message in done.stderr
     assert not (run / "evaluations").exists()
+
+
+def test_episodes_of_a_policy_that_is_told_how_to_act_are_kept_apart(tiny, run):
+    def rolled(*more):
+        done = tiny.trcl("evaluate", run, "--matrix", "--episodes", 2, "--json", *more)
+        assert done.status == 0, done.stderr
+        journal = [json.loads(line) for line in (run / "evaluations" / "matrix.jsonl").read_text().splitlines()]
+        return json.loads(done.stdout), journal
+
+    told, lines = rolled("--acting-steps", 1, "--n-action-steps", 2)
+    assert (told["acting_steps"], told["n_action_steps"]) == (1, 2)
+    assert [(line["acting_steps"], line["n_action_steps"]) for line in lines] == [(1, 2)] * 12
+    plain, both = rolled()
+    assert (plain["acting_steps"], plain["n_action_steps"]) == (None, None)
+    assert len(both) == 24
+    assert both[:12] == lines
+    assert not any("acting_steps" in line or "n_action_steps" in line for line in both[12:])
+
+
+@pytest.mark.parametrize("how", [["--matrix"], ["--checkpoint", "01"]])
+def test_what_is_told_of_acting_reaches_the_workers(tiny, run, how, monkeypatch):
+    def stop(jobs, setup, *rest, **more):
+        spec = setup.load(jobs[0].checkpoint).spec
+        raise KeyError(spec.diffusion.acting_steps, spec.n_action_steps)
+
+    monkeypatch.setattr(rollouts, "as_done", stop)
+    options = Evaluate(run, matrix="--matrix" in how, checkpoint=None if "--matrix" in how else "01")
+    with pytest.raises(KeyError, match=re.escape("(3, 4)")):
+        rollouts.roll_out(dataclasses.replace(options, acting_steps=3, n_action_steps=4))
 
 
 def started(run, *words):

@@ -11,6 +11,7 @@ import torch
 from tests.tiny import TASKS, tiny
 from trcl_policy import load_policy
 from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.policy.acting import Acting
 from trcl_policy.policy.controller import ROWS, Policy, PolicySpec
 from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.trajectory import Network
@@ -162,6 +163,23 @@ def test_saved_and_loaded_policies_are_the_same_bit_for_bit(tmp_path, network):
         made.reset("a", range(4))
     for seed in range(5):
         assert np.array_equal(policy.select_action(looks(4, seed)), again.select_action(looks(4, seed)))
+
+
+def test_a_policy_loaded_to_act_otherwise_is_one_saved_so(tmp_path):
+    make(n_action_steps=3).save(tmp_path / "saved")
+    make(n_action_steps=2, acting_steps=1).save(tmp_path / "otherwise")
+
+    def acts(folder, *acting):
+        policy = load_policy(tmp_path / folder, "cpu", *acting)
+        policy.reset("a", [5])
+        return [policy.select_action(look).tolist() for look in looks(5)]
+
+    assert acts("saved", Acting(1, 2)) == acts("otherwise")
+    assert acts("saved", Acting(n_action_steps=2)) != acts("otherwise")
+    assert acts("saved", Acting(acting_steps=1)) != acts("otherwise")
+    assert acts("saved", Acting()) == acts("saved") != acts("saved", Acting(1, 2))
+    with pytest.raises(ValueError, match=r"acting_steps must be in \[1, num_train_timesteps = 100\], got 101"):
+        load_policy(tmp_path / "saved", acting=Acting(101))
 
 
 def test_spec_round_trip_through_json():

@@ -33,6 +33,9 @@ class Evaluate:
             the last bit; warp-cpu, the same code on the CPU, slow, for tests.
         device: auto, cpu or cuda.
         env_python: Python of the virtual environment that simulates; the run's own where not given.
+        acting_steps: sampler steps when the policy acts; as it was trained with where not given. Few give calm actions,
+            many repeat the noise of the demonstrations.
+        n_action_steps: actions executed before the policy looks again; as it was trained with where not given.
         json: print one JSON document.
     """
 
@@ -50,6 +53,8 @@ class Evaluate:
     backend: str = "cpu"
     device: str = "auto"
     env_python: str | None = None
+    acting_steps: int | None = None
+    n_action_steps: int | None = None
     json: bool = False
 
 

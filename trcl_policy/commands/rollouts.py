@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trcl_policy.continual.statistics import wilson_interval
 from trcl_policy.devices import resolve_device
 from trcl_policy.files import write_json
 from trcl_policy.folder import RunFolder, provenance
+from trcl_policy.policy.acting import Acting
 from trcl_policy.policy.controller import load_policy
 from trcl_policy.rollout.device import roll_out_jobs
 from trcl_policy.rollout.dumps import write_dumps
@@ -52,7 +54,7 @@ def roll_out(options: Evaluate) -> int:
 
 def _one(options: Evaluate, folder: RunFolder, device: str) -> int:
     checkpoint = folder.checkpoint(options.checkpoint)
-    tasks = _learned_tasks(checkpoint, options.tasks)
+    tasks = _learned_tasks(checkpoint, options.tasks, _acting(options))
     jobs = cut(str(checkpoint), tasks, _seeds(options))
     done: dict[int, list[Episode]] = {}
     report = Report()
@@ -83,7 +85,7 @@ def _matrix(options: Evaluate, folder: RunFolder, device: str) -> int:
     for name in ("checkpoint", "tasks"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name} must be left out with --matrix, got {getattr(options, name)}")
-    cells, facts, seeds = _cells(folder), _facts(options, device, Report()), _seeds(options)
+    cells, facts, seeds = _cells(folder, _acting(options)), _facts(options, device, Report()), _seeds(options)
     kept = held(folder.records(JOURNAL, repair=True), cells, seeds, facts)
     todo = missing(kept, cells, seeds)
     report = Report()
@@ -120,10 +122,10 @@ def _rolled(
     """Jobs as they are done; what went wrong is said on stderr, and broken physics is saved, however this ends."""
     make: Any = run_simulation(folder, options.env_python, options.backend).make_env
     if options.backend in DEVICE_BACKENDS:
-        yield from roll_out_jobs(jobs, make)
+        yield from roll_out_jobs(jobs, make, acting=_acting(options))
         return
     how = {"launcher": options.launcher, "address": options.ray_address, "timeout": options.timeout}
-    done = as_done(jobs, setup_for(make, device), options.workers, **how, report=report)  # type: ignore[arg-type]
+    done = as_done(jobs, setup_for(make, device, _acting(options)), options.workers, **how, report=report)  # type: ignore[arg-type]
     with _without_gl(device), contextlib.closing(done):  # type: ignore[type-var]
         try:
             yield from done
@@ -149,24 +151,30 @@ def _without_gl(device: str) -> Iterator[None]:
             os.environ["MUJOCO_GL"] = before
 
 
-def _cells(folder: RunFolder) -> list[Cell]:
+def _acting(options: Evaluate) -> Acting:
+    return Acting(options.acting_steps, options.n_action_steps)
+
+
+def _cells(folder: RunFolder, acting: Acting) -> list[Cell]:
     """Every checkpoint with every task it has learned.
 
     Raises:
         ConfigError: the run has no checkpoint yet.
+        ValueError: its policies can't act so.
     """
     folder.checkpoint(None)
     return [
         Cell(checkpoint, weights, task)
         for checkpoint in folder.checkpoints()
         for weights in [fingerprint_policy(checkpoint)]
-        for task in load_policy(checkpoint).learned_tasks
+        for task in load_policy(checkpoint, acting=acting).learned_tasks
     ]
 
 
-def _facts(options: Evaluate, device: str, report: Report) -> dict[str, str]:
+def _facts(options: Evaluate, device: str, report: Report) -> dict[str, Any]:
     """What a result depends on besides weights, task and seed."""
-    return {"backend": options.backend, "device": device, "physics": physics_of(report.versions or versions_here())}
+    simulated = {"backend": options.backend, "device": device}
+    return simulated | {"physics": physics_of(report.versions or versions_here())} | asdict(_acting(options))
 
 
 def _seeds(options: Evaluate) -> range:
@@ -196,8 +204,8 @@ def _row(task: str, entry: dict[str, Any]) -> str:
     return f"{task:<28} {entry['success']:.2f}  [{low:.2f}, {high:.2f}]  {entry['episodes']} episodes"
 
 
-def _learned_tasks(checkpoint: Path, wanted: str | None) -> list[str]:
-    policy = load_policy(checkpoint)
+def _learned_tasks(checkpoint: Path, wanted: str | None, acting: Acting) -> list[str]:
+    policy = load_policy(checkpoint, acting=acting)
     if wanted is None:
         return policy.learned_tasks
     tasks = list(dict.fromkeys(resolve_sequence(wanted)))

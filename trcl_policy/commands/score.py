@@ -10,7 +10,18 @@ from trcl_policy.commands.parsing import say
 from trcl_policy.folder import RunFolder
 from trcl_policy.schema import ConfigError
 
-ROLLOUTS = ("matrix", "episodes", "workers", "launcher", "ray_address", "timeout", "backend", "env_python")
+ROLLOUTS = (
+    "matrix",
+    "episodes",
+    "workers",
+    "launcher",
+    "ray_address",
+    "timeout",
+    "backend",
+    "env_python",
+    "acting_steps",
+    "n_action_steps",
+)
 """Options that mean something for policies only."""
 
 

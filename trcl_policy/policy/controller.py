@@ -16,6 +16,7 @@ from torch.nn import functional
 from trcl_policy.continual.params import Layout, Params
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.files import read_json, read_safetensors, write_json, write_safetensors
+from trcl_policy.policy.acting import AS_SAVED, Acting
 from trcl_policy.policy.looks import Look, Seen, read_look, spell_look
 from trcl_policy.policy.normalizer import Normalizer
 from trcl_policy.policy.ownership import Ownership, load_ownership
@@ -24,7 +25,7 @@ from trcl_policy.policy.spec import PolicySpec
 from trcl_policy.policy.trajectory import TrajectoryModel
 from trcl_policy.policy.vision import Encoder, Vision, central
 
-__all__ = ["ROWS", "Ownership", "Policy", "PolicySpec", "load_encoder", "load_policy"]
+__all__ = ["ROWS", "Acting", "Ownership", "Policy", "PolicySpec", "load_encoder", "load_policy"]
 
 ROWS = 32
 """The network always sees this many rows, padded: matrix products round differently for different numbers of rows, and
@@ -233,12 +234,17 @@ class Policy:
         write_json(folder / "config.json", self.spec.to_json())
 
 
-def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Policy:
+def load_policy(folder: Path | str, device: torch.device | str = "cpu", acting: Acting = AS_SAVED) -> Policy:
     """The policy saved in ``folder``, such as ``runs/NAME/checkpoints/03``.
+
+    Args:
+        folder: of the checkpoint.
+        device: to act on.
+        acting: how it acts where that is to differ from what it was saved with.
 
     Raises:
         FileError: a file is missing or can't be read.
-        ValueError: a file is damaged or does not fit the others; the message names it.
+        ValueError: a file is damaged or does not fit the others, the message names it; or ``acting`` is out of range.
     """
     folder = Path(folder)
     config = folder / "config.json"
@@ -247,6 +253,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Polic
         spec = PolicySpec.from_json(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config} must be a policy's configuration, got one with a fault: {error}") from None
+    spec = spec.acting(acting)
     params, _ = read_safetensors(folder / "model.safetensors")
     ranges, _ = read_safetensors(folder / "normalizer.safetensors")
     model = spec.model(device=device)

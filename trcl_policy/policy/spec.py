@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from trcl_policy.continual.streams import derive_seed
 from trcl_policy.diffusion.guidance import UNGUIDED, Guidance
 from trcl_policy.diffusion.process import Diffusion
+from trcl_policy.policy.acting import Acting
 from trcl_policy.policy.seeing import SeeingModel, SeeingNet
 from trcl_policy.policy.trajectory import Network, TrajectoryModel
 from trcl_policy.policy.vision import Vision
@@ -73,6 +75,19 @@ class PolicySpec:
             return SeeingModel(seeing, self.diffusion, self.shape, self.vision, **options)
         options |= {"guidance": self.guidance, "num_tasks": len(self.tasks)}
         return TrajectoryModel(net.to(device), self.diffusion, self.shape, self.policy_fraction, **options)
+
+    def acting(self, how: Acting) -> PolicySpec:
+        """The same policy, acting otherwise.
+
+        Raises:
+            ValueError: more sampler steps than noise levels, more actions than are predicted, or fewer than one.
+        """
+        changed = self
+        if how.acting_steps is not None:
+            changed = replace(changed, diffusion=replace(self.diffusion, acting_steps=how.acting_steps))
+        if how.n_action_steps is not None:
+            changed = replace(changed, n_action_steps=how.n_action_steps)
+        return changed
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document with the format's version."""

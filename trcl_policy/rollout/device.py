@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trcl_envs.interface import TaskInfo
+from trcl_policy.policy.acting import AS_SAVED, Acting
 from trcl_policy.policy.controller import Policy, load_policy
 from trcl_policy.rollout.evaluate import Episode, fingerprint
 from trcl_policy.rollout.jobs import Job
@@ -104,6 +105,7 @@ def roll_out_jobs(
     jobs: Sequence[Job],
     make_env: Callable[[str, int], DeviceEnv],
     progress: Callable[[int], Any] = lambda finished: None,
+    acting: Acting = AS_SAVED,
 ) -> Iterator[tuple[int, list[Episode]]]:
     """Yield (place in ``jobs``, episodes) of each job, task by task.
 
@@ -114,6 +116,7 @@ def roll_out_jobs(
         jobs: what to roll out.
         make_env: ``make_env(task, num_worlds)``.
         progress: see :func:`roll_out`.
+        acting: how the policies act where that is to differ from what they were saved with.
     """
     places: dict[str, dict[str, list[int]]] = {}
     for place, job in enumerate(jobs):
@@ -126,7 +129,7 @@ def roll_out_jobs(
             for checkpoint, seeds in batches.items():
                 if prepared[0] != seeds:
                     prepared = (seeds, env.prepare(seeds))
-                policy = load_policy(checkpoint, env.device)
+                policy = load_policy(checkpoint, env.device, acting)
                 episodes = iter(roll_out(policy, env, seeds, prepared[1], progress))
                 for place in by_checkpoint[checkpoint]:
                     yield place, list(itertools.islice(episodes, len(jobs[place].seeds)))

@@ -19,6 +19,7 @@ from importlib import metadata
 from typing import Any
 
 from trcl_envs.interface import BatchedEnv
+from trcl_policy.policy.acting import Acting
 from trcl_policy.rollout.dumps import Dump, trace
 from trcl_policy.rollout.evaluate import BLOCK, Controller, Episode, evaluate
 
@@ -64,8 +65,8 @@ def spell_seeds(seeds: Sequence[int]) -> str:
     return f"seeds {', '.join(map(str, seeds))}"
 
 
-def load_on(device: str, checkpoint: str) -> Controller:
-    """The policy saved in ``checkpoint``, on ``device``; torch computes with one thread from now on.
+def load_on(device: str, acting: Acting, checkpoint: str) -> Controller:
+    """The policy saved in ``checkpoint``, on ``device`` and acting so; torch computes with one thread from now on.
 
     Matrix products may round differently for different numbers of threads.
     """
@@ -74,7 +75,7 @@ def load_on(device: str, checkpoint: str) -> Controller:
     from trcl_policy.policy.controller import load_policy
 
     torch.set_num_threads(1)
-    return load_policy(checkpoint, device)
+    return load_policy(checkpoint, device, acting)
 
 
 @dataclass(frozen=True)

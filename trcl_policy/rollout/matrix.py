@@ -52,13 +52,14 @@ def fingerprint_policy(checkpoint: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def lines(cell: Cell, episodes: Iterable[Episode], facts: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Journal lines of a cell's episodes; ``facts`` say what simulated them."""
-    head = {"checkpoint": cell.number, "step": None, "weights": cell.weights, **facts}
+def lines(cell: Cell, episodes: Iterable[Episode], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Journal lines of a cell's episodes; ``facts`` say what simulated them, those that are None are left out."""
+    told = {name: value for name, value in facts.items() if value is not None}
+    head = {"checkpoint": cell.number, "step": None, "weights": cell.weights, **told}
     return [{**head, **episode.record()} for episode in episodes]
 
 
-def held(journal: Iterable[Record], cells: Sequence[Cell], seeds: Sequence[int], facts: Mapping[str, str]) -> list[Any]:
+def held(journal: Iterable[Record], cells: Sequence[Cell], seeds: Sequence[int], facts: Mapping[str, Any]) -> list[Any]:
     """Lines of the journal that answer these cells and seeds under these facts, without repetitions."""
     wanted = {(cell.number, cell.weights, cell.task) for cell in cells}
     chosen, found = set(seeds), {}

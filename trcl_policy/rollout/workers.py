@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from trcl_policy.policy.acting import AS_SAVED, Acting
 from trcl_policy.rollout.crew import Crew, Patience, Report
 from trcl_policy.rollout.evaluate import Episode
 from trcl_policy.rollout.jobs import Job, MakeEnv, Setup, cut, load_on
@@ -38,9 +39,9 @@ def run_jobs(
             following += 1
 
 
-def setup_for(make_env: MakeEnv, device: str) -> Setup:
-    """What workers need to roll out checkpoints of runs with their policy on ``device``."""
-    return Setup(make_env, functools.partial(load_on, device), gpus=int(device != "cpu"))
+def setup_for(make_env: MakeEnv, device: str, acting: Acting = AS_SAVED) -> Setup:
+    """What workers need to roll out checkpoints of runs with their policy on ``device``, acting so."""
+    return Setup(make_env, functools.partial(load_on, device, acting), gpus=int(device != "cpu"))
 
 
 def as_done(
