@@ -5,7 +5,9 @@
 .venv/bin/python scripts/measure_acting.py --page                       # only the tables of docs/acting.md
 
 Nothing is trained: the run's last checkpoint is rolled out under every pair, on the start states of the run's own
-evaluation. Kept as results/acting/RUN.json, where RUN is the end of the run's path; pairs that are there stay.
+evaluation. Beside it stands how far actions scatter: the standard deviation of the first action over draws of the
+sampler's noise, for observations of the demonstrations. Kept as results/acting/RUN.json, where RUN is the end of the
+run's path; pairs that are there stay.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pages import complaints, write_page
 from tqdm import tqdm
 
 from trcl_policy.continual.statistics import mean_of_shares_interval
+from trcl_policy.data.layout import STATE
+from trcl_policy.demonstrations import open_demonstrations
 from trcl_policy.files import FileError, read_json, write_json
 from trcl_policy.folder import RunFolder, provenance
 from trcl_policy.policy.acting import Acting
@@ -34,6 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results" / "acting", ROOT / "docs" / "acting.md"
 COMMAND = ".venv/bin/python scripts/measure_acting.py --page"
 STEPS, LOOKS = (1, 2, 4, 8, 16), (2, 4, 8)
+OBSERVATIONS, DRAWS = 50, 64
+"""Of each task, and for each of them, to measure how far actions scatter."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -75,6 +82,8 @@ def measure(folder: RunFolder, path: Path, episodes: int) -> None:
     if {name: document[name] for name in facts} != facts:
         raise ValueError(f"{path} must be of {facts}, got other weights or episodes; delete it")
     document |= {"trained": trained_with(config), "tasks": policy.learned_tasks}
+    scattered = document.setdefault("scatter", {})
+    scattered |= {str(steps): scatter(folder, checkpoint, steps) for steps in STEPS if str(steps) not in scattered}
     done = {(cell["acting_steps"], cell["n_action_steps"]) for cell in document["cells"]}
     pairs = [(steps, looks) for steps in STEPS for looks in LOOKS if looks <= policy.spec.shape.horizon]
     jobs = cut(str(checkpoint), policy.learned_tasks, range(facts["seed"], facts["seed"] + episodes))
@@ -86,6 +95,19 @@ def measure(folder: RunFolder, path: Path, episodes: int) -> None:
                 wins[episode.task] += episode.success
         document["cells"].append({"acting_steps": steps, "n_action_steps": looks, "wins": wins})
         write_json(path, document)
+
+
+def scatter(folder: RunFolder, checkpoint: Path, steps: int) -> float:
+    """Standard deviation of the first action over the sampler's noise [action units], a mean over all that is asked."""
+    policy = load_policy(checkpoint, acting=Acting(steps))
+    store = open_demonstrations(folder.config(), policy.learned_tasks)
+    found = []
+    for task in policy.learned_tasks:
+        seen = store.arrays(task, (STATE,))[STATE]
+        for row in np.linspace(0, len(seen) - 1, OBSERVATIONS).astype(int):
+            policy.reset(task, range(DRAWS))
+            found.append(policy.select_action(np.repeat(seen[row : row + 1], DRAWS, axis=0)).std(axis=0).mean())
+    return float(np.mean(found))
 
 
 def trained_with(config: Any) -> dict[str, Any]:
@@ -112,8 +134,11 @@ def tables(results: Path) -> str:
 def table(document: Mapping[str, Any]) -> str:
     """One number of sampler steps a row, one number of executed actions a column."""
     cells = {(cell["acting_steps"], cell["n_action_steps"]): cell["wins"] for cell in document["cells"]}
-    rows = [(str(steps), *(share(cells.get((steps, looks)), document) for looks in LOOKS)) for steps in STEPS]
-    header = ("sampler steps", *(f"looks after {looks} actions" for looks in LOOKS))
+    rows = [
+        (str(n), f"{document['scatter'][str(n)]:.3f}", *(share(cells.get((n, looks)), document) for looks in LOOKS))
+        for n in STEPS
+    ]
+    header = ("sampler steps", "actions scatter by", *(f"success, looks after {looks} actions" for looks in LOOKS))
     trained = document["trained"]
     of = f"seed {trained['seed']}, {trained['steps']:,} updates of {trained['batch_size']} a task"
     tasks = ", ".join(name.removesuffix("-v3") for name in document["tasks"])

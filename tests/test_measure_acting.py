@@ -23,6 +23,8 @@ def test_pairs_are_the_runs_own_rollouts_and_are_not_measured_again(tiny, tmp_pa
     document = json.loads(path.read_text())
     pairs = [(cell["acting_steps"], cell["n_action_steps"]) for cell in document["cells"]]
     assert pairs == [(2, 8), (2, 16)]
+    assert document["scatter"].keys() == {"2"}
+    assert 0 < document["scatter"]["2"] < 1
     assert document["tasks"] == list(document["cells"][0]["wins"]) == list(TASKS)
 
     document["cells"][0]["wins"] = dict.fromkeys(TASKS, 1)
@@ -33,7 +35,7 @@ def test_pairs_are_the_runs_own_rollouts_and_are_not_measured_again(tiny, tmp_pa
     after = json.loads(path.read_text())
     assert after["cells"][:2] == document["cells"]
     assert [(cell["acting_steps"], cell["n_action_steps"]) for cell in after["cells"][2:]] == [(1, 8)]
-    assert acting.tables(results).splitlines()[-1].startswith("| 2 | 0.500 [")
+    assert acting.tables(results).splitlines()[-1].startswith(f"| 2 | {after['scatter']['2']:.3f} | 0.500 [")
 
     assert acting.main([str(run), "--episodes", "3", "--results", str(results)]) == 2
     assert "got other weights or episodes; delete it" in capsys.readouterr().err
