@@ -47,6 +47,8 @@ BESIDE = (
     "cw10-small-acting",
     "cw10-small-long",
     "cw10-small-long-acting",
+    "cw10-small-sharp",
+    "cw10-small-sharp-acting",
     "paper-cw10-30min",
     "paper-cw10",
 )
@@ -55,6 +57,7 @@ CLAIMED = {
     "cw10-small": "cw10",
     "cw10-small-acting": "cw10",
     "cw10-small-long-acting": "cw10",
+    "cw10-small-sharp-acting": "cw10",
     "images-digits": "imagenet500",
 }
 """Benchmarks on which the paper's claims are judged, with the published figures' column."""

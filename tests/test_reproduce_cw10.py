@@ -135,3 +135,18 @@ def test_longer_training_that_reminds_of_acting_is_held_against_longer_training(
     long = {"er": {0: {"a": 1}}, "trcl": {0: {"a": 2}}}
     found = {"cw10-small": {"ewc": {0: {"a": 9}}}, "cw10-small-long": long, "cw10-small-long-acting": {"trcl": {0: {}}}}
     assert benchmarks.with_shared(found)["cw10-small-long-acting"] == {"er": {0: {"a": 1}}, "trcl": {0: {}}}
+
+
+def test_sharper_acting_is_held_against_the_same_training(tmp_path):
+    benchmark = benchmarks.BENCHMARKS["cw10-small"]
+    assert benchmarks.setting_of("cw10-small-sharp") == ("sharp", "cw10-small")
+    assert benchmarks.base_of("cw10-small-sharp") is None
+    for long in ("", "long-"):
+        name = f"cw10-small-{long}sharp"
+        assert benchmarks.setting_of(f"{name}-acting") == (f"{long}sharp-acting", name)
+        assert benchmarks.base_of(f"{name}-acting") == name
+    (job,) = benchmarks.make_jobs(benchmark, "long-sharp-acting", ["replay_dark"], 1, tmp_path, {})
+    wanted = {"training.steps=4000", "diffusion.acting_steps=2", "method.replay_recall=use", "method.replay_draws=4"}
+    assert wanted <= set(job.settings)
+    (job,) = benchmarks.make_jobs(benchmark, "sharp", ["joint"], 1, tmp_path, {})
+    assert not any(setting.startswith(("training.", "method.replay")) for setting in job.settings)
