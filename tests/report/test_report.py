@@ -182,8 +182,8 @@ def test_durations_and_sizes():
     assert [size(b) for b in (12, 1500, 2.5e6, 7e9)] == ["12 B", "1.5 kB", "2.5 MB", "7 GB"]
 
 
-def test_summary_for_the_terminal_is_the_summary_table(runs):
-    assert summary_text(runs) == summary_table(load_runs(runs)).text()
+def test_summary_for_the_terminal_is_the_summary_table(runs, report):
+    assert summary_text(runs) == report.summary == summary_table(load_runs(runs)).text()
 
 
 # ---- plots ----

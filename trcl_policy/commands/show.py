@@ -69,10 +69,10 @@ class Report:
 def report(options: Report) -> int:
     """Run ``trcl report``."""
     from trcl_policy.config import completed
-    from trcl_policy.report.page import build_report, summary_text
+    from trcl_policy.report.page import build_report
 
     files = build_report(options.runs, options.out, completed=completed)
-    print(summary_text(options.runs, completed))
+    print(files.summary)
     print(f"page: {files.page}")
     return 0
 

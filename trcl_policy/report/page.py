@@ -33,12 +33,14 @@ class ReportFiles:
         text: the tables for a terminal.
         markdown: the tables for a README.
         figures: the plots, each as .png and .svg.
+        summary: the first table, for a terminal.
     """
 
     page: Path
     text: Path
     markdown: Path
     figures: tuple[Path, ...]
+    summary: str
 
 
 def build_report(
@@ -70,7 +72,8 @@ def build_report(
     write_text(out / "tables.txt", "\n\n".join([table.text() for table in tables] + note) + "\n")
     write_text(out / "tables.md", "\n\n".join([table.markdown() for table in tables] + note) + "\n")
     write_text(out / "index.html", render_page(loaded, figures, title))
-    return ReportFiles(out / "index.html", out / "tables.txt", out / "tables.md", tuple(saved))
+    summary = summary_table(loaded).text()
+    return ReportFiles(out / "index.html", out / "tables.txt", out / "tables.md", tuple(saved), summary)
 
 
 def render_page(runs: Sequence[Run], figures: Mapping[str, tuple[str, Figure]], title: str) -> str:
@@ -177,9 +180,9 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def summary_text(runs: Sequence[Path], completed: Callable[[str], str] = str) -> str:
+def summary_text(runs: Sequence[Path]) -> str:
     """Return the summary table of these run directories for a terminal; raises like :func:`build_report`."""
-    return summary_table(load_runs(runs, completed)).text()
+    return summary_table(load_runs(runs)).text()
 
 
 STYLE = """
