@@ -35,7 +35,7 @@ from stored import RESULTS, Results, benchmarks, load
 
 from trcl_policy.files import read_json
 from trcl_policy.report.relearning import dips_table, times_table
-from trcl_policy.report.tables import Table
+from trcl_policy.report.tables import NONE, Table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -168,10 +168,15 @@ def make_blocks(
 def claims(
     published: Mapping[str, Any], found: Mapping[str, Mapping[str, Results]], names: Iterable[str], brief: bool = False
 ) -> str:
-    """What is said of the paper's claims on these benchmarks, those without results left out."""
+    """What is said of the paper's claims on these benchmarks; those of which nothing can be said are left out."""
     there = [name for name in names if name in found]
-    told = [claims_table(name, published["final"], CLAIMED[name], found[name], brief).markdown() for name in there]
-    return "\n\n".join(told) or "Nothing is stored yet."
+    told = [claims_table(name, published["final"], CLAIMED[name], found[name], brief) for name in there]
+    return "\n\n".join(table.markdown() for table in told if says_something(table)) or "Nothing is stored yet."
+
+
+def says_something(table: Table) -> bool:
+    """Whether any claim could be put to a form, published figures aside."""
+    return any(cell != NONE for _, _, *cells in table.rows for cell in cells)
 
 
 def section(bench: str, stored: Mapping[str, Mapping[str, Results]], drawn: Iterable[str]) -> str:

@@ -1,18 +1,20 @@
 """How a trained policy should act: success by sampler steps and by actions executed before it looks again.
 
 .venv/bin/trcl train precise5 --method.name joint --out runs/precise5/joint/seed-0
-.venv/bin/python scripts/measure_acting.py runs/precise5/joint/seed-0   # about ten minutes of one core
+.venv/bin/python scripts/measure_acting.py runs/precise5/joint/seed-0   # all pairs, about ten minutes of one core
+.venv/bin/python scripts/measure_acting.py runs/cw10-small-sharp*/*/seed-* --pairs 2x4 8x4 --start 3000000
 .venv/bin/python scripts/measure_acting.py --page                       # only the tables of docs/acting.md
 
 Nothing is trained: the run's last checkpoint is rolled out under every pair, on the start states of the run's own
-evaluation. Beside it stands how far actions scatter: the standard deviation of the first action over draws of the
-sampler's noise, for observations of the demonstrations. Kept as results/acting/RUN.json, where RUN is the end of the
-run's path; pairs that are there stay.
+evaluation or on others. Beside it stands how far actions scatter: the standard deviation of the first action over draws
+of the sampler's noise, for observations of the demonstrations. Kept as results/acting/grid/RUN.json, or
+results/acting/seeds/RUN.json where pairs are chosen; RUN is the end of the run's path. Pairs that are there stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ import numpy as np
 from pages import complaints, write_page
 from tqdm import tqdm
 
-from trcl_policy.continual.statistics import mean_of_shares_interval
+from trcl_policy.continual.statistics import mean_interval, mean_of_shares_interval
 from trcl_policy.data.layout import STATE
 from trcl_policy.demonstrations import open_demonstrations
 from trcl_policy.files import FileError, read_json, write_json
@@ -48,17 +50,23 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="finished runs of policies")
     parser.add_argument("--episodes", type=int, default=100, help="rollouts of every task under every pair")
+    parser.add_argument(
+        "--pairs", type=pair, nargs="+", help="such as 2x4: two sampler steps, a look after four actions"
+    )
+    parser.add_argument("--start", type=int, help="seed of the first start state; the run's own where not given")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the stored results")
     parser.add_argument("--page", action="store_true", help="write the tables of docs/acting.md")
     parser.add_argument("--check", action="store_true", help="only compare; status 1 where the page differs")
     options = parser.parse_args(words)
     try:
         for run in options.runs:
-            measure(RunFolder(run), options.results / f"{'-'.join(run.resolve().parts[-3:])}.json", options.episodes)
+            name = f"{'-'.join(run.resolve().parts[-3:])}.json"
+            path = options.results / ("seeds" if options.pairs else "grid") / name
+            measure(RunFolder(run), path, options.episodes, options.pairs, options.start)
     except (ConfigError, FileError, ValueError) as error:
         print(f"measure_acting: {error}", file=sys.stderr)
         return 2
-    blocks = {"acting": tables(options.results)}
+    blocks = {"grid": grids(options.results / "grid"), "seeds": seeds_table(options.results / "seeds")}
     if options.check:
         wrong = complaints(PAGE, blocks, {}, "-", COMMAND)
         print("\n".join(wrong) or f"{PAGE.name} is that of the stored results")
@@ -68,8 +76,16 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(folder: RunFolder, path: Path, episodes: int) -> None:
-    """Roll the last checkpoint out under all pairs that ``path`` lacks.
+def pair(spelled: str) -> tuple[int, int]:
+    """Sampler steps and executed actions of ``2x4``."""
+    steps, _, looks = spelled.partition("x")
+    return int(steps), int(looks)
+
+
+def measure(
+    folder: RunFolder, path: Path, episodes: int, pairs: Sequence[tuple[int, int]] | None, start: int | None
+) -> None:
+    """Roll the last checkpoint out under the pairs that ``path`` lacks; None are all.
 
     Raises:
         ConfigError, FileError: the run is not finished.
@@ -77,16 +93,21 @@ def measure(folder: RunFolder, path: Path, episodes: int) -> None:
     """
     config, checkpoint = folder.config(), folder.checkpoint()
     policy = load_policy(checkpoint)
-    facts = {"weights": fingerprint_policy(checkpoint), "episodes": episodes, "seed": config.evaluation.seed}
+    start = config.evaluation.seed if start is None else start
+    facts = {"weights": fingerprint_policy(checkpoint), "episodes": episodes, "start": start}
     document = read_json(path) if path.exists() else {**facts, "cells": [], "provenance": provenance()}
     if {name: document[name] for name in facts} != facts:
-        raise ValueError(f"{path} must be of {facts}, got other weights or episodes; delete it")
+        raise ValueError(f"{path} must be of {facts}, got other weights, episodes or start states; delete it")
     document |= {"trained": trained_with(config), "tasks": policy.learned_tasks}
     scattered = document.setdefault("scatter", {})
-    scattered |= {str(steps): scatter(folder, checkpoint, steps) for steps in STEPS if str(steps) not in scattered}
+    if pairs is None:
+        pairs = [(steps, looks) for steps in STEPS for looks in LOOKS if looks <= policy.spec.shape.horizon]
+    for steps, looks in pairs:
+        policy.spec.acting(Acting(steps, looks))
+    for steps in dict.fromkeys(str(steps) for steps, _ in pairs):
+        scattered[steps] = scattered.get(steps) or scatter(folder, checkpoint, int(steps))
     done = {(cell["acting_steps"], cell["n_action_steps"]) for cell in document["cells"]}
-    pairs = [(steps, looks) for steps in STEPS for looks in LOOKS if looks <= policy.spec.shape.horizon]
-    jobs = cut(str(checkpoint), policy.learned_tasks, range(facts["seed"], facts["seed"] + episodes))
+    jobs = cut(str(checkpoint), policy.learned_tasks, range(start, start + episodes))
     make_env = run_simulation(folder).make_env
     for steps, looks in tqdm([pair for pair in pairs if pair not in done], desc=path.stem, disable=None):
         wins = dict.fromkeys(policy.learned_tasks, 0)
@@ -125,13 +146,13 @@ def trained_with(config: Any) -> dict[str, Any]:
     }
 
 
-def tables(results: Path) -> str:
-    """A table for every stored run."""
-    found = [table(read_json(path)) for path in sorted(results.glob("*.json"))]
+def grids(results: Path) -> str:
+    """A table of all pairs for every stored run."""
+    found = [grid(read_json(path)) for path in sorted(results.glob("*.json"))]
     return "\n\n".join(found) or "Nothing is stored yet."
 
 
-def table(document: Mapping[str, Any]) -> str:
+def grid(document: Mapping[str, Any]) -> str:
     """One number of sampler steps a row, one number of executed actions a column."""
     cells = {(cell["acting_steps"], cell["n_action_steps"]): cell["wins"] for cell in document["cells"]}
     rows = [
@@ -154,6 +175,60 @@ def share(wins: Mapping[str, int] | None, document: Mapping[str, Any]) -> str:
     low, high = mean_of_shares_interval(counts)
     mean = sum(wins.values()) / sum(total for _, total in counts)
     return f"{mean:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def seeds_table(results: Path) -> str:
+    """One method and pair a row, over seeds: success, and its difference from joint training and from other steps."""
+    documents = [read_json(path) for path in sorted(results.glob("*.json"))]
+    found: dict[str, dict[tuple[int, int], dict[int, float]]] = {}
+    for document in documents:
+        by_pair = found.setdefault(label(document["trained"]), {})
+        for cell in document["cells"]:
+            seeds = by_pair.setdefault((cell["acting_steps"], cell["n_action_steps"]), {})
+            seeds[document["trained"]["seed"]] = sum(cell["wins"].values()) / len(cell["wins"]) / document["episodes"]
+    if not documents:
+        return "Nothing is stored yet."
+    rows = []
+    for method in sorted(found, key=lambda name: (name != "joint", name)):
+        for (steps, looks), seeds in sorted(found[method].items()):
+            more = max((other for other in found[method] if other[1] == looks), default=(steps, looks))
+            own = told(list(seeds.values()), 1, "{:.3f}", 1.0)
+            rows.append(
+                (
+                    method,
+                    str(steps),
+                    str(len(seeds)),
+                    own,
+                    NONE if method == "joint" else apart(seeds, found.get("joint", {}).get((steps, looks), {})),
+                    NONE if more == (steps, looks) else apart(seeds, found[method][more]),
+                )
+            )
+    first = documents[0]
+    tasks = ", ".join(name.removesuffix("-v3") for name in first["tasks"])
+    title = f"{tasks}; {first['episodes']} rollouts of each"
+    header = ("method", "sampler steps", "seeds", "success (95 %)", "minus joint training, points (95 %)")
+    return Table(title, (*header, "minus itself with more steps, points (95 %)"), tuple(rows)).markdown()
+
+
+def label(trained: Mapping[str, Any]) -> str:
+    """The method, and whether it reminds of acting alone."""
+    return trained["method"] + (", acting" if trained["recall"] == "use" and trained["method"] != "joint" else "")
+
+
+def apart(seeds: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """Mean difference over the seeds that both have, in points, with its t interval."""
+    return told([seeds[seed] - others[seed] for seed in sorted(seeds.keys() & others.keys())], 100, "{:+.1f}")
+
+
+def told(values: Sequence[float], scale: float, form: str, most: float = math.inf) -> str:
+    """Mean and t interval over seeds, cut off at ``most``."""
+    if not values:
+        return NONE
+    mean = mean_interval([scale * value for value in values])
+    bounds = (
+        "" if mean.interval is None else " ({} to {})".format(*(form.format(min(end, most)) for end in mean.interval))
+    )
+    return form.format(mean.mean) + bounds
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_pairs_are_the_runs_own_rollouts_and_are_not_measured_again(tiny, tmp_pa
     monkeypatch.setattr(acting, "STEPS", (2,))
     monkeypatch.setattr(acting, "LOOKS", (8, 16, 32))  # 16 actions are predicted
     assert acting.main([str(run), "--episodes", "2", "--results", str(results)]) == 0
-    path = results / "small-finetune-seed-0.json"
+    path = results / "grid" / "small-finetune-seed-0.json"
     document = json.loads(path.read_text())
     pairs = [(cell["acting_steps"], cell["n_action_steps"]) for cell in document["cells"]]
     assert pairs == [(2, 8), (2, 16)]
@@ -35,11 +35,49 @@ def test_pairs_are_the_runs_own_rollouts_and_are_not_measured_again(tiny, tmp_pa
     after = json.loads(path.read_text())
     assert after["cells"][:2] == document["cells"]
     assert [(cell["acting_steps"], cell["n_action_steps"]) for cell in after["cells"][2:]] == [(1, 8)]
-    assert acting.tables(results).splitlines()[-1].startswith(f"| 2 | {after['scatter']['2']:.3f} | 0.500 [")
+    assert acting.grids(results / "grid").splitlines()[-1].startswith(f"| 2 | {after['scatter']['2']:.3f} | 0.500 [")
 
     assert acting.main([str(run), "--episodes", "3", "--results", str(results)]) == 2
-    assert "got other weights or episodes; delete it" in capsys.readouterr().err
+    assert "got other weights, episodes or start states; delete it" in capsys.readouterr().err
     assert json.loads(path.read_text()) == after
+
+
+@pytest.mark.sim
+def test_chosen_pairs_are_rolled_out_on_chosen_start_states(tiny, tmp_path, capsys):
+    run, results = tmp_path / "small" / "finetune" / "seed-0", tmp_path / "acting"
+    shutil.copytree(tiny.finished, run, symlinks=True)
+    words = [str(run), "--pairs", "3x8", "--start", "5000000", "--episodes", "1", "--results", str(results)]
+    assert acting.main(words) == 0
+    document = json.loads((results / "seeds" / "small-finetune-seed-0.json").read_text())
+    assert document["start"] == 5000000
+    assert [(cell["acting_steps"], cell["n_action_steps"]) for cell in document["cells"]] == [(3, 8)]
+    assert document["scatter"].keys() == {"3"}
+    assert acting.main([*words[:2], "3x17", *words[3:]]) == 2
+    assert "n_action_steps must be in [1, horizon = 16], got 17" in capsys.readouterr().err
+
+
+def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
+    def store(method, seed, two, eight, recall="all"):
+        cells = [
+            {"acting_steps": steps, "n_action_steps": 4, "wins": {"a-v3": wins, "b-v3": 10}}
+            for steps, wins in ((2, two), (8, eight))
+        ]
+        trained = {"method": method, "seed": seed, "recall": recall}
+        document = {"trained": trained, "tasks": ["a-v3", "b-v3"], "episodes": 10, "cells": cells}
+        (tmp_path / f"{method}-{seed}.json").write_text(json.dumps(document))
+
+    for seed, (joint, dark) in enumerate([(10, 8), (9, 8), (8, 7)]):
+        store("joint", seed, joint, joint - 1)
+        store("replay_dark", seed, dark, dark, "use")
+    store("replay_dark", 3, 0, 0, "use")  # has no partner
+    title, _, _, _, *rows = acting.seeds_table(tmp_path).splitlines()
+    assert title == "**a, b; 10 rollouts of each**"
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    named = [(method, n, seeds) for method, seeds in (("joint", "3"), ("replay_dark, acting", "4")) for n in "28"]
+    assert [tuple(row[:3]) for row in cells] == named
+    assert cells[0][3:] == ["0.950 (0.826 to 1.000)", "–", "+5.0 (+5.0 to +5.0)"]
+    assert cells[2][4:] == ["-6.7 (-13.8 to +0.5)", "+0.0 (+0.0 to +0.0)"]
+    assert cells[3][5] == "–"
 
 
 def test_the_page_is_that_of_the_stored_results(capsys):
