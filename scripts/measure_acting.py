@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def seeds_table(results: Path) -> str:
     if not documents:
         return "Nothing is stored yet."
     rows = []
-    for method in sorted(found, key=lambda name: (name != "joint", name)):
+    for method in in_order(found):
         for (steps, looks), seeds in sorted(found[method].items()):
             more = max((other for other in found[method] if other[1] == looks), default=(steps, looks))
             own = told(list(seeds.values()), 1, "{:.3f}", 1.0)
@@ -207,7 +207,29 @@ def seeds_table(results: Path) -> str:
     tasks = ", ".join(name.removesuffix("-v3") for name in first["tasks"])
     title = f"{tasks}; {first['episodes']} rollouts of each"
     header = ("method", "sampler steps", "seeds", "success (95 %)", "minus joint training, points (95 %)")
-    return Table(title, (*header, "minus itself with more steps, points (95 %)"), tuple(rows)).markdown()
+    table = Table(title, (*header, "minus itself with more steps, points (95 %)"), tuple(rows))
+    return f"{table.markdown()}\n\n{by_task(documents).markdown()}"
+
+
+def by_task(documents: Sequence[Mapping[str, Any]]) -> Table:
+    """Success on each task, of each method with the fewest sampler steps, averaged over seeds."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for document in documents:
+        cell = min(document["cells"], key=lambda cell: (cell["acting_steps"], cell["n_action_steps"]))
+        shares = {task: wins / document["episodes"] for task, wins in cell["wins"].items()}
+        found.setdefault(label(document["trained"]), []).append(shares)
+    tasks = documents[0]["tasks"]
+    rows = [
+        (name, *(f"{sum(shares[task] for shares in found[name]) / len(found[name]):.2f}" for task in tasks))
+        for name in in_order(found)
+    ]
+    header = ("method", *(task.removesuffix("-v3") for task in tasks))
+    return Table("Task by task, with the fewest steps, averaged over seeds", header, tuple(rows))
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Joint training first."""
+    return sorted(methods, key=lambda name: (name != "joint", name))
 
 
 def label(trained: Mapping[str, Any]) -> str:

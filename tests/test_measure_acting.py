@@ -70,7 +70,9 @@ def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
         store("joint", seed, joint, joint - 1)
         store("replay_dark", seed, dark, dark, "use")
     store("replay_dark", 3, 0, 0, "use")  # has no partner
-    title, _, _, _, *rows = acting.seeds_table(tmp_path).splitlines()
+    whole, each = acting.seeds_table(tmp_path).split("\n\n**Task by task")
+    assert each.splitlines()[-2:] == ["| joint | 0.90 | 1.00 |", "| replay_dark, acting | 0.57 | 1.00 |"]
+    title, _, _, _, *rows = whole.splitlines()
     assert title == "**a, b; 10 rollouts of each**"
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     named = [(method, n, seeds) for method, seeds in (("joint", "3"), ("replay_dark, acting", "4")) for n in "28"]
