@@ -3,7 +3,7 @@
 .venv/bin/trcl train precise5 --method.name joint --out runs/precise5/joint/seed-0
 .venv/bin/python scripts/measure_acting.py runs/precise5/joint/seed-0   # all pairs, about ten minutes of one core
 .venv/bin/python scripts/measure_acting.py runs/cw10-small-sharp*/*/seed-* --pairs 2x4 8x4 --start 3000000
-.venv/bin/python scripts/measure_acting.py --page                       # only the tables of docs/acting.md
+.venv/bin/python scripts/measure_acting.py --page                       # only docs/acting.md and its figure
 
 Nothing is trained: the run's last checkpoint is rolled out under every pair, on the start states of the run's own
 evaluation or on others. Beside it stands how far actions scatter: the standard deviation of the first action over draws
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pages import complaints, write_page
+from acting_figure import acting_figure
+from pages import complaints, fingerprint, write_figure, write_page
 from tqdm import tqdm
 
 from trcl_policy.continual.statistics import mean_interval, mean_of_shares_interval
@@ -39,6 +40,7 @@ from trcl_policy.simulation import run_simulation
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results" / "acting", ROOT / "docs" / "acting.md"
+FIGURE = PAGE.parent / "images" / "acting.png"
 COMMAND = ".venv/bin/python scripts/measure_acting.py --page"
 STEPS, LOOKS = (1, 2, 4, 8, 16), (2, 4)
 OBSERVATIONS, DRAWS = 50, 64
@@ -67,12 +69,19 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"measure_acting: {error}", file=sys.stderr)
         return 2
     blocks = {"grid": grids(options.results / "grid"), "seeds": seeds_table(options.results / "seeds")}
+    stored = sorted((options.results / "grid").glob("*.json"))
+    found = {label(document["trained"]): document for document in map(read_json, stored)}
+    documents = {name: found[name] for name in in_order(found)}
+    mark = fingerprint(stored)
     if options.check:
-        wrong = complaints(PAGE, blocks, {}, "-", COMMAND)
+        wrong = complaints(PAGE, blocks, {FIGURE: mark} if documents else {}, FIGURE.name, COMMAND)
         print("\n".join(wrong) or f"{PAGE.name} is that of the stored results")
         return 1 if wrong else 0
     if options.page:
         write_page(PAGE, blocks)
+        figure = acting_figure(documents, LOOKS[-1])
+        if figure is not None:
+            write_figure(figure, FIGURE, mark)
     return 0
 
 
@@ -163,7 +172,7 @@ def grid(document: Mapping[str, Any]) -> str:
     trained = document["trained"]
     of = f"seed {trained['seed']}, {trained['steps']:,} updates of {trained['batch_size']} a task"
     tasks = ", ".join(name.removesuffix("-v3") for name in document["tasks"])
-    title = f"{trained['method']}, {of}: {tasks}; {document['episodes']} rollouts of each"
+    title = f"{label(trained)}, {of}: {tasks}; {document['episodes']} rollouts of each"
     return Table(title, header, tuple(rows)).markdown()
 
 

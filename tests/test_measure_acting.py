@@ -82,5 +82,18 @@ def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
     assert cells[3][5] == "–"
 
 
+def test_the_picture_shows_what_is_stored():
+    cells = [
+        {"acting_steps": n, "n_action_steps": looks, "wins": {"a": wins, "b": 10}}
+        for n, looks, wins in ((8, 4, 2), (2, 4, 6), (2, 2, 10))
+    ]
+    document = {"cells": cells, "episodes": 10, "scatter": {"2": 0.03, "8": 0.08}}
+    figure = acting.acting_figure({"joint": document}, 4)
+    success, scatter = (panel.lines[0] for panel in figure.axes)
+    assert [success.get_xdata().tolist(), success.get_ydata().tolist()] == [[2, 8], [0.8, 0.6]]
+    assert scatter.get_ydata().tolist() == [0.03, 0.08]
+    assert acting.acting_figure({}, 4) is None
+
+
 def test_the_page_is_that_of_the_stored_results(capsys):
     assert acting.main(["--check"]) == 0, capsys.readouterr().out
