@@ -8,6 +8,7 @@ import torch
 
 from tests.rollout.fake_sim import HORIZON, PointEnv
 from trcl_envs.interface import SimulationError
+from trcl_policy.policy.acting import Acting
 from trcl_policy.rollout.device import roll_out, roll_out_jobs
 from trcl_policy.rollout.evaluate import evaluate
 from trcl_policy.rollout.jobs import Job
@@ -150,7 +151,7 @@ def test_results_that_cannot_be_trusted_raise():
 
 def test_jobs_of_a_task_share_its_worlds_and_start_states(monkeypatch):
     made, policy, loaded = [], Seeker(), []
-    monkeypatch.setattr("trcl_policy.rollout.device.load_policy", lambda *given: loaded.append(given[0]) or policy)
+    monkeypatch.setattr("trcl_policy.rollout.device.load_policy", lambda *given: loaded.append(given) or policy)
 
     def make_env(task, num_worlds):
         made.append(PointWorlds(num_worlds))
@@ -158,9 +159,10 @@ def test_jobs_of_a_task_share_its_worlds_and_start_states(monkeypatch):
         return made[-1]
 
     jobs = [Job("00", "a", (1, 2)), Job("01", "a", (1, 2, 4)), Job("01", "b", (4,)), Job("00", "a", (4,))]
-    results = dict(roll_out_jobs(jobs, make_env))
+    results = dict(roll_out_jobs(jobs, make_env, acting=Acting(2)))
+    assert {given[2] for given in loaded} == {Acting(2)}
     for place, job in enumerate(jobs):
         assert [(episode.task, episode.seed) for episode in results[place]] == [(job.task, seed) for seed in job.seeds]
     assert [(env.num_worlds, env.prepared) for env in made] == [(3, 1), (1, 1)]
     assert all(env.closed for env in made)
-    assert (loaded, policy.tasks) == (["00", "01", "01"], ["a", "a", "b"])
+    assert ([given[0] for given in loaded], policy.tasks) == (["00", "01", "01"], ["a", "a", "b"])
