@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from acting_figure import acting_figure
+from acting_figure import acting_figure, share_of
 from pages import complaints, fingerprint, write_figure, write_page
 from tqdm import tqdm
 
-from trcl_policy.continual.statistics import mean_interval, mean_of_shares_interval
+from trcl_policy.continual.statistics import mean_interval
 from trcl_policy.data.layout import STATE
 from trcl_policy.demonstrations import open_demonstrations
 from trcl_policy.files import FileError, read_json, write_json
@@ -69,6 +69,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"measure_acting: {error}", file=sys.stderr)
         return 2
     blocks = {"grid": grids(options.results / "grid"), "seeds": seeds_table(options.results / "seeds")}
+    if options.runs:
+        print(blocks["seeds" if options.pairs else "grid"])
     stored = sorted((options.results / "grid").glob("*.json"))
     found = {label(document["trained"]): document for document in map(read_json, stored)}
     documents = {name: found[name] for name in in_order(found)}
@@ -180,10 +182,8 @@ def share(wins: Mapping[str, int] | None, document: Mapping[str, Any]) -> str:
     """Average success with its 95 % interval over episodes."""
     if wins is None:
         return NONE
-    counts = [(count, document["episodes"]) for count in wins.values()]
-    low, high = mean_of_shares_interval(counts)
-    mean = sum(wins.values()) / sum(total for _, total in counts)
-    return f"{mean:.3f} [{low:.2f}, {high:.2f}]"
+    mean, below, above = share_of(list(wins.values()), document["episodes"])
+    return f"{mean:.3f} [{mean - below:.2f}, {mean + above:.2f}]"
 
 
 def seeds_table(results: Path) -> str:
@@ -200,7 +200,7 @@ def seeds_table(results: Path) -> str:
     rows = []
     for method in in_order(found):
         for (steps, looks), seeds in sorted(found[method].items()):
-            more = max((other for other in found[method] if other[1] == looks), default=(steps, looks))
+            more = max(other for other in found[method] if other[1] == looks)
             own = told(list(seeds.values()), 1, "{:.3f}", 1.0)
             rows.append(
                 (
@@ -256,10 +256,10 @@ def told(values: Sequence[float], scale: float, form: str, most: float = math.in
     if not values:
         return NONE
     mean = mean_interval([scale * value for value in values])
-    bounds = (
-        "" if mean.interval is None else " ({} to {})".format(*(form.format(min(end, most)) for end in mean.interval))
-    )
-    return form.format(mean.mean) + bounds
+    if mean.interval is None:
+        return form.format(mean.mean)
+    low, high = (form.format(min(end, most)) for end in mean.interval)
+    return f"{form.format(mean.mean)} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fake_results import document, probe, put, triangle
 from tests.scripts import FOLDER, script
+from trcl_policy.report.tables import NONE, Table
 
 make_results, tables, published = (script(name) for name in ("make_results", "results_tables", "published_tables"))
 figures, pages, stored = (script(name) for name in ("results_figures", "pages", "stored"))
@@ -239,3 +240,10 @@ def test_missing_runs_are_counted_by_method(site):
     wanted = make_results.make_jobs(make_results.BENCHMARKS["cw10-small"], "plain", None, None, folder, {})
     assert f"| 7 of {len(wanted)} |" in small
     assert len(wanted) > 100
+
+
+def test_claims_of_which_nothing_can_be_said_are_left_out():
+    header, silent = ("the form", "published", "ours: trcl"), ("ends better than replay", "+3.0", NONE)
+    spoken = ("ends better than joint", NONE, "undecided: -1.0, 3 seeds")
+    assert not make_results.says_something(Table("Claims", header, (silent,)))
+    assert make_results.says_something(Table("Claims", header, (silent, spoken)))

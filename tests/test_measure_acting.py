@@ -20,6 +20,7 @@ def test_pairs_are_the_runs_own_rollouts_and_are_not_measured_again(tiny, tmp_pa
     monkeypatch.setattr(acting, "LOOKS", (8, 16, 32))  # 16 actions are predicted
     assert acting.main([str(run), "--episodes", "2", "--results", str(results)]) == 0
     path = results / "grid" / "small-finetune-seed-0.json"
+    assert capsys.readouterr().out.startswith("**trcl_kfac, seed 0")
     document = json.loads(path.read_text())
     pairs = [(cell["acting_steps"], cell["n_action_steps"]) for cell in document["cells"]]
     assert pairs == [(2, 8), (2, 16)]
