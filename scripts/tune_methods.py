@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import SLOW
+from benchmarks import FIXED, SLOW
 from job_queue import Forecast, run_jobs, show_plan
 from jobs import Job, seconds_of, trcl
 from knobs import COMPARED, KNOBS
@@ -89,13 +89,20 @@ def chosen_methods(spelled: str) -> tuple[str, ...]:
 
 
 def make_jobs(options: argparse.Namespace, methods: Sequence[str]) -> list[Job]:
-    """The runs: every trial of every method, seed by seed."""
+    """The runs: every trial of every method, seed by seed; what was set beforehand beside the knob is set here, too."""
     common = (f"tasks={json.dumps(list(SEQUENCE))}", f"data.store={STORE}")
     return [
         Job(
             folder=options.runs / method / f"{value:g}" / f"seed-{seed}",
             config=CONFIG,
-            settings=(*common, *options.settings, f"method.name={method}", f"seed={seed}", f"{knob}={value}"),
+            settings=(
+                *common,
+                *(f"{key}={held}" for key, held in FIXED.get(method, {}).items() if key != knob),
+                *options.settings,
+                f"method.name={method}",
+                f"seed={seed}",
+                f"{knob}={value}",
+            ),
             method=method,
             seed=seed,
             kind=method,

@@ -41,6 +41,8 @@ def test_each_trial_turns_its_methods_knob(tmp_path):
         assert getattr(config.method, knob.removeprefix("method.")) in values
         assert config.tasks == tune.SEQUENCE
         assert config.training.steps == load_config(tune.CONFIG).training.steps
+        held = {key: value for key, value in benchmarks.FIXED.get(job.method, {}).items() if key != knob}
+        assert held == {key: getattr(config.method, key.removeprefix("method.")) for key in held}
 
 
 def trial(*runs):
