@@ -1,4 +1,4 @@
-"""Every method on the quick sequence: results/quick/METHOD/seed-N.json and the table of the README.
+"""Every method on the quick sequence: results/quick/METHOD/seed-N.json and the table of docs/methods.md.
 
 .venv/bin/python scripts/reproduce_quick.py            # train what is missing, export, print the table
 .venv/bin/python scripts/reproduce_quick.py --methods trcl,replay --seeds 3

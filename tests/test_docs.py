@@ -108,7 +108,7 @@ def test_readme_names_only_commands_and_files_that_exist():
 
 
 TABLES = {
-    "reproduce_quick.py": "README.md",
+    "reproduce_quick.py": "docs/methods.md",
     "measure_knob.py": "docs/knob.md",
     "measure_parity.py": "docs/gpu.md",
     "rollout_tables.py": "docs/speed.md",
