@@ -14,25 +14,23 @@ results/acting/seeds/RUN.json where pairs are chosen; RUN is the end of the run'
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from acting_figure import acting_figure, share_of
+from acting_figure import acting_figure
+from acting_tables import grids, in_order, label, seeds_tables
 from pages import complaints, fingerprint, write_figure, write_page
 from tqdm import tqdm
 
-from trcl_policy.continual.statistics import mean_interval
 from trcl_policy.data.layout import STATE
 from trcl_policy.demonstrations import open_demonstrations
 from trcl_policy.files import FileError, read_json, write_json
 from trcl_policy.folder import RunFolder, provenance
 from trcl_policy.policy.acting import Acting
 from trcl_policy.policy.controller import load_policy
-from trcl_policy.report.tables import NONE, Table
 from trcl_policy.rollout.matrix import fingerprint_policy
 from trcl_policy.rollout.workers import as_done, cut, setup_for
 from trcl_policy.schema import ConfigError
@@ -68,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (ConfigError, FileError, ValueError) as error:
         print(f"measure_acting: {error}", file=sys.stderr)
         return 2
-    blocks = {"grid": grids(options.results / "grid"), "seeds": seeds_table(options.results / "seeds")}
+    blocks = {"grid": grids(options.results / "grid"), "seeds": seeds_tables(options.results / "seeds")}
     if options.runs:
         print(blocks["seeds" if options.pairs else "grid"])
     stored = sorted((options.results / "grid").glob("*.json"))
@@ -155,111 +153,6 @@ def trained_with(config: Any) -> dict[str, Any]:
         "acting_steps": config.diffusion.acting_steps,
         "n_action_steps": config.policy.n_action_steps,
     }
-
-
-def grids(results: Path) -> str:
-    """A table of all pairs for every stored run."""
-    found = [grid(read_json(path)) for path in sorted(results.glob("*.json"))]
-    return "\n\n".join(found) or "Nothing is stored yet."
-
-
-def grid(document: Mapping[str, Any]) -> str:
-    """One number of sampler steps a row, one number of executed actions a column."""
-    cells = {(cell["acting_steps"], cell["n_action_steps"]): cell["wins"] for cell in document["cells"]}
-    rows = [
-        (str(n), f"{document['scatter'][str(n)]:.3f}", *(share(cells.get((n, looks)), document) for looks in LOOKS))
-        for n in STEPS
-    ]
-    header = ("sampler steps", "actions scatter by", *(f"success, looks after {looks} actions" for looks in LOOKS))
-    trained = document["trained"]
-    of = f"seed {trained['seed']}, {trained['steps']:,} updates of {trained['batch_size']} a task"
-    tasks = ", ".join(name.removesuffix("-v3") for name in document["tasks"])
-    title = f"{label(trained)}, {of}: {tasks}; {document['episodes']} rollouts of each"
-    return Table(title, header, tuple(rows)).markdown()
-
-
-def share(wins: Mapping[str, int] | None, document: Mapping[str, Any]) -> str:
-    """Average success with its 95 % interval over episodes."""
-    if wins is None:
-        return NONE
-    mean, below, above = share_of(list(wins.values()), document["episodes"])
-    return f"{mean:.3f} [{mean - below:.2f}, {mean + above:.2f}]"
-
-
-def seeds_table(results: Path) -> str:
-    """One method and pair a row, over seeds: success, and its difference from joint training and from other steps."""
-    documents = [read_json(path) for path in sorted(results.glob("*.json"))]
-    found: dict[str, dict[tuple[int, int], dict[int, float]]] = {}
-    for document in documents:
-        by_pair = found.setdefault(label(document["trained"]), {})
-        for cell in document["cells"]:
-            seeds = by_pair.setdefault((cell["acting_steps"], cell["n_action_steps"]), {})
-            seeds[document["trained"]["seed"]] = sum(cell["wins"].values()) / len(cell["wins"]) / document["episodes"]
-    if not documents:
-        return "Nothing is stored yet."
-    rows = []
-    for method in in_order(found):
-        for (steps, looks), seeds in sorted(found[method].items()):
-            more = max(other for other in found[method] if other[1] == looks)
-            own = told(list(seeds.values()), 1, "{:.3f}", 1.0)
-            rows.append(
-                (
-                    method,
-                    str(steps),
-                    str(len(seeds)),
-                    own,
-                    NONE if method == "joint" else apart(seeds, found.get("joint", {}).get((steps, looks), {})),
-                    NONE if more == (steps, looks) else apart(seeds, found[method][more]),
-                )
-            )
-    first = documents[0]
-    tasks = ", ".join(name.removesuffix("-v3") for name in first["tasks"])
-    title = f"{tasks}; {first['episodes']} rollouts of each"
-    header = ("method", "sampler steps", "seeds", "success (95 %)", "minus joint training, points (95 %)")
-    table = Table(title, (*header, "minus itself with more steps, points (95 %)"), tuple(rows))
-    return f"{table.markdown()}\n\n{by_task(documents).markdown()}"
-
-
-def by_task(documents: Sequence[Mapping[str, Any]]) -> Table:
-    """Success on each task, of each method with the fewest sampler steps, averaged over seeds."""
-    found: dict[str, list[dict[str, float]]] = {}
-    for document in documents:
-        cell = min(document["cells"], key=lambda cell: (cell["acting_steps"], cell["n_action_steps"]))
-        shares = {task: wins / document["episodes"] for task, wins in cell["wins"].items()}
-        found.setdefault(label(document["trained"]), []).append(shares)
-    tasks = documents[0]["tasks"]
-    rows = [
-        (name, *(f"{sum(shares[task] for shares in found[name]) / len(found[name]):.2f}" for task in tasks))
-        for name in in_order(found)
-    ]
-    header = ("method", *(task.removesuffix("-v3") for task in tasks))
-    return Table("Task by task, with the fewest steps, averaged over seeds", header, tuple(rows))
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """Joint training first."""
-    return sorted(methods, key=lambda name: (name != "joint", name))
-
-
-def label(trained: Mapping[str, Any]) -> str:
-    """The method, and whether it reminds of acting alone."""
-    return trained["method"] + (", acting" if trained["recall"] == "use" and trained["method"] != "joint" else "")
-
-
-def apart(seeds: Mapping[int, float], others: Mapping[int, float]) -> str:
-    """Mean difference over the seeds that both have, in points, with its t interval."""
-    return told([seeds[seed] - others[seed] for seed in sorted(seeds.keys() & others.keys())], 100, "{:+.1f}")
-
-
-def told(values: Sequence[float], scale: float, form: str, most: float = math.inf) -> str:
-    """Mean and t interval over seeds, cut off at ``most``."""
-    if not values:
-        return NONE
-    mean = mean_interval([scale * value for value in values])
-    if mean.interval is None:
-        return form.format(mean.mean)
-    low, high = (form.format(min(end, most)) for end in mean.interval)
-    return f"{form.format(mean.mean)} ({low} to {high})"
 
 
 if __name__ == "__main__":

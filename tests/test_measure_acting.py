@@ -9,7 +9,7 @@ from tests.scripts import script
 from tests.tiny import TASKS, tiny
 
 __all__ = ["tiny"]
-acting = script("measure_acting")
+acting, tables = script("measure_acting"), script("acting_tables")
 
 
 @pytest.mark.sim
@@ -36,7 +36,9 @@ def test_pairs_are_the_runs_own_rollouts_and_are_not_measured_again(tiny, tmp_pa
     after = json.loads(path.read_text())
     assert after["cells"][:2] == document["cells"]
     assert [(cell["acting_steps"], cell["n_action_steps"]) for cell in after["cells"][2:]] == [(1, 8)]
-    assert acting.grids(results / "grid").splitlines()[-1].startswith(f"| 2 | {after['scatter']['2']:.3f} | 0.500 [")
+    rows = tables.grids(results / "grid").splitlines()[-2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 2"]
+    assert rows[-1].startswith(f"| 2 | {after['scatter']['2']:.3f} | 0.500 [")
 
     assert acting.main([str(run), "--episodes", "3", "--results", str(results)]) == 2
     assert "got other weights, episodes or start states; delete it" in capsys.readouterr().err
@@ -71,16 +73,26 @@ def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
         store("joint", seed, joint, joint - 1)
         store("replay_dark", seed, dark, dark, "use")
     store("replay_dark", 3, 0, 0, "use")  # has no partner
-    whole, each = acting.seeds_table(tmp_path).split("\n\n**Task by task")
-    assert each.splitlines()[-2:] == ["| joint | 0.90 | 1.00 |", "| replay_dark, acting | 0.57 | 1.00 |"]
+    store("er", 0, 6, 6)
+    store("er", 1, 6, 6)
+    whole, rivals, each = tables.seeds_tables(tmp_path).split("\n\n**T")
+    ends = ["| joint | 0.90 | 1.00 |", "| er | 0.60 | 1.00 |", "| replay_dark, acting | 0.57 | 1.00 |"]
+    assert each.splitlines()[-3:] == ends
+    header, _, row = rivals.splitlines()[-3:]
+    assert header == "| rival | replay_dark, acting |"
+    assert row == "| er | +10.0 (+10.0 to +10.0) |"
     title, _, _, _, *rows = whole.splitlines()
     assert title == "**a, b; 10 rollouts of each**"
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    named = [(method, n, seeds) for method, seeds in (("joint", "3"), ("replay_dark, acting", "4")) for n in "28"]
+    named = [
+        (method, n, seeds)
+        for method, seeds in (("joint", "3"), ("er", "2"), ("replay_dark, acting", "4"))
+        for n in "28"
+    ]
     assert [tuple(row[:3]) for row in cells] == named
     assert cells[0][3:] == ["0.950 (0.826 to 1.000)", "–", "+5.0 (+5.0 to +5.0)"]
-    assert cells[2][4:] == ["-6.7 (-13.8 to +0.5)", "+0.0 (+0.0 to +0.0)"]
-    assert cells[3][5] == "–"
+    assert cells[4][4:] == ["-6.7 (-13.8 to +0.5)", "+0.0 (+0.0 to +0.0)"]
+    assert cells[5][5] == "–"
 
 
 def test_the_picture_shows_what_is_stored():
