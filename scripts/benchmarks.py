@@ -23,12 +23,12 @@ CHOSEN = RESULTS / "tuning" / "chosen.json"
 FIXED = {
     "trcl_kept": {"method.weight": 10.0},
     "replay_dark": {"method.replay_weight": 2.0},
-    "trcl": {"method.rise": 0.1, "method.replay_weight": 2.0},
+    "trcl": {"method.replay_weight": 2.0},
     "trcl_fixed": {"method.weight": 1.0, "method.replay_weight": 2.0},
 }
-"""Knobs that were not tuned, until scripts/tune_methods.py chooses others: the map's weight, ``replay_kept``'s for
-``replay_dark``, and beside that the default rise, or the default weight, a tenth of the one at which ``trcl_kept``
-learns too little."""
+"""What was set before tuning and has the last word over it: the map's weight, ``replay_kept``'s replay weight for those
+that keep predictions, the default weight, a tenth of the one at which ``trcl_kept`` learns too little.
+docs/experiments.md tells what tuning would have chosen."""
 PROBE = ("--steps", "100", "--every", "10", "--episodes", "15")
 SLOW = ("ftml", "vrmcl", "mer", "lamaml", "trcl_lowrank", "trcl_mixed", "ewc_lowrank")
 """Beginnings of the names of methods that take about three times as long."""
@@ -174,6 +174,11 @@ def with_shared(found: Mapping[str, Mapping[str, Results]]) -> dict[str, dict[st
 def read_chosen(path: Path = CHOSEN) -> dict[str, dict[str, Any]]:
     """The tuned knobs of each method, ``{method: {setting: value}}``; none where nothing has been tuned."""
     return json.loads(path.read_text())["methods"] if path.exists() else {}
+
+
+def knobs(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The tuned knobs, and what was set beforehand in their place or beside them."""
+    return {name: {**chosen.get(name, {}), **FIXED.get(name, {})} for name in {**chosen, **FIXED}}
 
 
 def make_jobs(

@@ -47,6 +47,19 @@ def test_random_orders_and_tuned_knobs_reach_the_runs(tmp_path):
     assert jobs[0].folder == tmp_path / "random20-starved" / "ewc" / "seed-0"
 
 
+def test_what_was_set_beforehand_stands_beside_a_tuned_knob_and_in_place_of_it():
+    tuned = {
+        "ewc": {"method.weight": 100.0},
+        "trcl": {"method.rise": 0.2},
+        "replay_dark": {"method.replay_weight": 0.5},
+    }
+    found = benchmarks.knobs(tuned)
+    assert found["ewc"] == tuned["ewc"]
+    assert found["trcl"] == {"method.rise": 0.2, "method.replay_weight": 2.0}
+    assert found["replay_dark"] == {"method.replay_weight": 2.0}
+    assert found["trcl_fixed"] == {"method.weight": 1.0, "method.replay_weight": 2.0}
+
+
 def plan(capsys, tmp_path, *words):
     options = ["--benchmark", "quick", "--methods", "ewc,trcl", "--seeds", "2", "--jobs", "2", "--dry-run"]
     options += ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"), *words]
