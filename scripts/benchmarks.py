@@ -176,7 +176,7 @@ def read_chosen(path: Path = CHOSEN) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text())["methods"] if path.exists() else {}
 
 
-def knobs(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def settled(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The tuned knobs, and what was set beforehand in their place or beside them."""
     return {name: {**chosen.get(name, {}), **FIXED.get(name, {})} for name in {**chosen, **FIXED}}
 

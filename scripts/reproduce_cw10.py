@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from benchmarks import BENCHMARKS, SETTINGS, Benchmark, knobs, make_jobs, read_chosen, stored_forecast, target
+from benchmarks import BENCHMARKS, SETTINGS, Benchmark, make_jobs, read_chosen, settled, stored_forecast, target
 from job_queue import run_jobs, show_plan, tell
 from jobs import Job, trcl
 from launchers import LAUNCHERS, make_launcher
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
             methods,
             options.seeds,
             options.runs,
-            {} if options.untuned else knobs(read_chosen()),
+            {} if options.untuned else settled(read_chosen()),
             options.settings,
             not options.no_probe,
         )

@@ -53,7 +53,7 @@ def test_what_was_set_beforehand_stands_beside_a_tuned_knob_and_in_place_of_it()
         "trcl": {"method.rise": 0.2},
         "replay_dark": {"method.replay_weight": 0.5},
     }
-    found = benchmarks.knobs(tuned)
+    found = benchmarks.settled(tuned)
     assert found["ewc"] == tuned["ewc"]
     assert found["trcl"] == {"method.rise": 0.2, "method.replay_weight": 2.0}
     assert found["replay_dark"] == {"method.replay_weight": 2.0}
