@@ -27,19 +27,9 @@ COPIES = "copies"
 UNSAID = {"scores": [[None]], "losses": None, "forgetting": None, "forgetting_old": None}
 RIVALS = ("finetune", "ewc_rank1", "replay", "ftml", "vrmcl")
 """Whom the paper compares its method with."""
-MORE_RIVALS = (
-    "trcl",
-    "trcl_fixed",
-    "ewc",
-    "ewc_kfac",
-    "replay_plain",
-    "replay_kept",
-    "replay_dark",
-    "er",
-    "ftml_distill",
-    "vrmcl_distill",
-)
-MORE_RIVALS += (COPIES, "joint")
+MORE_RIVALS = ("trcl", "trcl_fixed", "ewc", "ewc_online", "ewc_kfac", "l2", "si", "mas", "packnet", "lwf", "agem")
+MORE_RIVALS += ("replay_plain", "replay_kept", "replay_dark", "er", "er_distill", "ftml_distill", "vrmcl_distill")
+MORE_RIVALS += ("mer", "lamaml", "tdgr", COPIES, "joint")
 """Whom it should have been compared with as well; where they have results."""
 OURS = ("trcl_fixed", "trcl_kept", "replay_kept", "replay_dark")
 """What else of ours is put to the same questions: a weight that is given, a teacher, no trust region."""

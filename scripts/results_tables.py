@@ -13,24 +13,6 @@ from trcl_policy.continual.methods import METHODS
 from trcl_policy.continual.statistics import Comparison, compare, mean_interval, mean_of_shares_interval
 from trcl_policy.report.tables import NONE, Table, duration, interval, number, size
 
-RIVALS = (
-    "replay",
-    "replay_plain",
-    "replay_kept",
-    "replay_dark",
-    "er",
-    "ewc",
-    "ewc_rank1",
-    "ewc_kfac",
-    "ftml",
-    "vrmcl",
-    "joint",
-    "trcl",
-    "trcl_fixed",
-    "trcl_kept",
-    "trcl_kfac",
-    "trcl_rank1",
-)
 Document = Mapping[str, Any]
 Measure = Callable[[Document], float | None]
 
@@ -198,10 +180,8 @@ def paired(
 def paired_table(found: Mapping[str, Results], form: str) -> Table:
     """``form`` minus every rival on the seeds both have, and who is ahead by the interval."""
     rows: list[tuple[str, ...]] = []
-    for rival in dict.fromkeys([*RIVALS, *(name for name in ordered(found) if name.startswith("trcl"))]):
+    for rival in (name for name in ordered(found) if name != form):
         for title, measure, better in PAIRED:
-            if rival == form or rival not in found:
-                continue
             pair = paired(found, form, rival, measure)
             if pair is None or pair.num < 2:
                 continue

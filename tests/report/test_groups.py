@@ -1,6 +1,7 @@
 """Several seeds of a method: grouped, averaged, paired; and the tables and pictures of coming back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,6 +220,18 @@ def test_losses_transfer_and_probe_have_their_tables(runs):
     assert transfer_table(runs).rows[0][1:4] == ("0.50", "0.60", "–")
     cells = probe_table([runs[0], runs[3]]).rows[0]
     assert cells == ("button-press-topdown", "> 40", "> 40", "20", "> 40")
+
+
+def test_a_seed_without_probe_does_not_hide_those_of_others(runs):
+    group = group_runs([replace(runs[0], probe={}), *runs[1:3]])[0]
+    shown, whole = averaged(group), averaged(group_runs(runs[:3])[0])
+    assert shown.probe_label == "finetune, 2 of 3 seeds"
+    assert whole.probe_label == whole.label == "finetune, 3 seeds"
+    assert probe_table([shown]).header[1] == "finetune, 2 of 3 seeds: success"
+    assert probe_table([shown]).rows[0][1].count("40") == 2
+    legends = [curves.probe_curves([shown]), curves.probe_survival_curves([shown])]
+    assert all(text.get_text() == shown.probe_label for figure in legends for text in figure.legends[0].get_texts())
+    assert averaged(group_runs([replace(run, probe={}) for run in runs[:3]])[0]).probe == {}
 
 
 def test_forward_transfer_comes_from_a_run_of_tasks_alone(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from tests.report.fake_runs import TASKS, make_run
 from trcl_policy.report import page, plots
 from trcl_policy.report.page import build_report, summary_text
-from trcl_policy.report.runs import load_runs
+from trcl_policy.report.runs import load_runs, short_name
 from trcl_policy.report.sections import tables_by_section
 from trcl_policy.report.tables import (
     Table,
@@ -251,6 +251,11 @@ def test_eight_runs_differ_in_colour_and_marker():
 def test_runs_of_one_method_are_told_apart_by_their_folder(tmp_path):
     paths = [make_run(tmp_path / name, "trcl", 0.9) for name in ("seed-0", "seed-1", "x/seed-1")]
     assert [run.label for run in load_runs(paths)] == ["trcl (seed-0)", "trcl (seed-1)", "trcl (seed-1) #2"]
+
+
+def test_tasks_are_called_without_their_version_and_later_visits_are_numbered():
+    names = ("hammer-v3", "hammer-v3#2", "peg-v-side-v3#12", "cats", "two-vats")
+    assert [short_name(name) for name in names] == ["hammer", "hammer (2)", "peg-v-side (12)", "cats", "two-vats"]
 
 
 def test_bare_metrics_repeated_tasks_and_distances_make_a_report(tmp_path):

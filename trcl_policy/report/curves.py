@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from trcl_policy.continual.recovery import Survival
 from trcl_policy.report.plots import INK, STYLE, style_of
-from trcl_policy.report.runs import Run, all_tasks
+from trcl_policy.report.runs import Run, all_tasks, short_name
 from trcl_policy.report.tables import score_name
 from trcl_policy.rollout.relearning import survival_of
 
@@ -144,7 +144,7 @@ def survival_curves(runs: Sequence[Run]) -> Figure | None:
     found = [
         (
             title.replace("success", score_name(runs)),
-            [(n, run, _survival(run, key, part)) for n, run in enumerate(runs)],
+            [(n, run.label, _survival(run, key, part)) for n, run in enumerate(runs)],
         )
         for key, part, title in SURVIVAL_PANELS
     ]
@@ -158,9 +158,9 @@ def _survival(run: Run, key: str, part: str) -> Survival | None:
 
 
 def _survival_figure(
-    found: Sequence[tuple[str, Sequence[tuple[int, Run, Survival | None]]]], x: str, y: str
+    found: Sequence[tuple[str, Sequence[tuple[int, str, Survival | None]]]], x: str, y: str
 ) -> Figure | None:
-    panels = [(title, [(n, run, t) for n, run, t in tables if t is not None]) for title, tables in found]
+    panels = [(title, [(n, label, t) for n, label, t in tables if t is not None]) for title, tables in found]
     panels = [(title, tables) for title, tables in panels if tables]
     if not panels:
         return None
@@ -172,8 +172,8 @@ def _survival_figure(
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         for axes, (title, tables) in zip(grid, panels, strict=False):
-            for n, run, table in tables:
-                _steps(axes, n, f"{run.label}", table)
+            for n, label, table in tables:
+                _steps(axes, n, label, table)
             _updates_axis(axes, max(table.longest for _, _, table in tables))
             axes.set_ylim(-0.03, 1.03)
             axes.set_title(title, fontsize=10)
@@ -216,7 +216,7 @@ def probe_curves(runs: Sequence[Run]) -> Figure | None:
             else:
                 row[0].set_ylim(-0.03, 1.03)
         for axes, task in zip(panels[0], tasks, strict=True):
-            axes.set_title(task.rsplit("-v", 1)[0], fontsize=9)
+            axes.set_title(short_name(task), fontsize=9)
         figure.supxlabel("updates of the probe", fontsize=10)
         _legend_above(figure, list(panels.flat))
     return figure
@@ -229,7 +229,7 @@ def _probe_panel(axes: Axes, probed: Sequence[tuple[int, Run]], task: str, value
     for n, run in probed:
         points = _probe_points(run, task, values)
         if points:
-            _line(axes, n, run.label, run.probe["tasks"][task]["steps"], points, [])
+            _line(axes, n, run.probe_label, run.probe["tasks"][task]["steps"], points, [])
             level = run.probe["tasks"][task][reference]
             if level is not None:
                 axes.axhline(level, color=style_of(n)["color"], linewidth=0.9, linestyle=(0, (1, 2)))
@@ -244,7 +244,10 @@ def _probe_points(run: Run, task: str, values: str) -> list[float]:
 def probe_survival_curves(runs: Sequence[Run]) -> Figure | None:
     """Share of probed tasks that are not back yet, for success and loss."""
     kinds = (("success", "success"), ("loss", "held-out loss"))
-    found = [(title, [(n, run, _probe_survival(run, kind)) for n, run in enumerate(runs)]) for kind, title in kinds]
+    found = [
+        (title, [(n, run.probe_label, _probe_survival(run, kind)) for n, run in enumerate(runs)])
+        for kind, title in kinds
+    ]
     return _survival_figure(found, "updates of the probe", "share of tasks not yet back")
 
 

@@ -100,7 +100,7 @@ def averaged(group: Group) -> Run:
         scores=[[_value(cell) for cell in row] for row in cells],
         intervals=[[cell and _bounds(cell, first.is_success) for cell in row] for row in cells],
         metrics=metrics,
-        probe=_mean_probe([run.probe for run in group.runs]),
+        probe=_mean_probe([run.probe for run in group.runs], group.label),
         videos=(),
         samples={},
     )
@@ -175,12 +175,13 @@ def _mean_cost(costs: Sequence[Any]) -> Any:
     return sum(known) / len(known) if len(known) == len(costs) else None
 
 
-def _mean_probe(probes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Mean over seeds of ``trcl recover``'s curves; none where a run lacks them or was probed otherwise.
+def _mean_probe(found: Sequence[Mapping[str, Any]], label: str) -> Mapping[str, Any]:
+    """Mean of ``trcl recover``'s curves over the seeds that have them; none where seeds were probed differently.
 
-    The updates until a task is back stay a list, one a seed.
+    The updates until a task is back stay a list, one a seed. Where seeds lack a probe, ``label`` counts the others.
     """
-    if not all(probes) or any(probe["probe"] != probes[0]["probe"] for probe in probes):
+    probes = [probe for probe in found if probe]
+    if not probes or any(probe["probe"] != probes[0]["probe"] for probe in probes):
         return {}
     tasks = {}
     for name, curve in probes[0]["tasks"].items():
@@ -193,7 +194,8 @@ def _mean_probe(probes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         tasks[name] |= {what: [c[what] for c in same] for what in ("held_after", "loss_held_after")}
     kinds = ("success", "loss")
     survival = {kind: pooled_survival([probe["survival"][kind] for probe in probes]) for kind in kinds}
-    return {**probes[0], "tasks": tasks, "survival": survival}
+    named = {} if len(probes) == len(found) else {"label": f"{label}, {len(probes)} of {len(found)} seeds"}
+    return {**probes[0], "tasks": tasks, "survival": survival, **named}
 
 
 # ---- tables over seeds ----

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trcl_policy.report.runs import Run, all_tasks
+from trcl_policy.report.runs import Run, all_tasks, short_name
 from trcl_policy.report.tables import NONE, Table, number
 from trcl_policy.rollout.relearning import dip_of, survival_of
 
@@ -122,8 +122,8 @@ def probe_table(runs: Sequence[Run]) -> Table:
     rows = []
     for name in names:
         cells = [_probe_cell(run.probe["tasks"].get(name, {}), kind) for run in probed for kind in PROBE_KINDS]
-        rows.append((name.rsplit("-v", 1)[0], *cells))
-    header = tuple(f"{run.label}: {kind[0]}" for run in probed for kind in PROBE_KINDS)
+        rows.append((short_name(name), *cells))
+    header = tuple(f"{run.probe_label}: {kind[0]}" for run in probed for kind in PROBE_KINDS)
     title = "Probe recovery from the last weights [updates until back and held for three measurements]"
     return Table(title, ("task", *header), tuple(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,11 @@ class Run:
     def is_success(self) -> bool:
         """Whether scores are shares of success: in [0, 1], larger is better."""
         return self.score == "success"
+
+    @property
+    def probe_label(self) -> str:
+        """What the probe's pictures and tables call it: fewer seeds of a group may have a probe than runs."""
+        return str(self.probe.get("label", self.label))
 
     def final(self, task: str) -> tuple[float | None, Sequence[float] | None]:
         """Return a task's score after the last task, and its interval; (None, None) for a task that is not there."""
@@ -208,12 +214,19 @@ def _read_settings(config: str, path: Path) -> Mapping[str, Any]:
     return settings
 
 
+def short_name(name: str) -> str:
+    """A task's name without its version, its later visits numbered: ``hammer-v3#2`` becomes ``hammer (2)``."""
+    task, _, visit = name.partition("#")
+    task = re.sub(r"-v\d+$", "", task)
+    return f"{task} ({visit})" if visit else task
+
+
 def _short(tasks: Sequence[str]) -> tuple[str, ...]:
     """Return task names without their version, numbered where a task comes back (``hammer``, ``hammer (2)``)."""
     seen: Counter[str] = Counter()
     labels = []
     for name in tasks:
-        short = str(name).rsplit("-v", 1)[0] if str(name).rsplit("-v", 1)[-1].isdigit() else str(name)
+        short = short_name(str(name))
         seen[short] += 1
         labels.append(short if seen[short] == 1 else f"{short} ({seen[short]})")
     return tuple(labels)
