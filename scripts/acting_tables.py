@@ -15,6 +15,8 @@ from trcl_policy.report.tables import NONE, Table
 
 REMINDED = ", acting"
 """Behind the names of methods whose kept predictions remind of acting alone."""
+DRILLED = ", drilled"
+"""Behind the names of those that train acting with more than half of their samples."""
 Found = dict[str, dict[tuple[int, int], dict[int, float]]]
 """Average success by method, pair and seed."""
 
@@ -63,7 +65,7 @@ def seeds_tables(results: Path) -> str:
     first = documents[0]
     tasks = ", ".join(name.removesuffix("-v3") for name in first["tasks"])
     title = f"{tasks}; {first['episodes']} rollouts of each"
-    tables = by_pair(found, title), against(found), by_task(documents)
+    tables = by_pair(found, title), by_drill(found), against(found), by_task(documents)
     return "\n\n".join(table.markdown() for table in tables if table.rows)
 
 
@@ -73,13 +75,14 @@ def by_pair(found: Found, title: str) -> Table:
     for method in in_order(found):
         for (steps, looks), seeds in sorted(found[method].items()):
             more = max(other for other in found[method] if other[1] == looks)
+            joint = "joint" + DRILLED * method.endswith(DRILLED)
             rows.append(
                 (
                     method,
                     str(steps),
                     str(len(seeds)),
                     told(list(seeds.values()), 1, "{:.3f}", 1.0),
-                    NONE if method == "joint" else apart(seeds, found.get("joint", {}).get((steps, looks), {})),
+                    NONE if method == joint else apart(seeds, found.get(joint, {}).get((steps, looks), {})),
                     NONE if more == (steps, looks) else apart(seeds, found[method][more]),
                 )
             )
@@ -87,10 +90,23 @@ def by_pair(found: Found, title: str) -> Table:
     return Table(title, (*header, "minus itself with more steps, points (95 %)"), tuple(rows))
 
 
+def by_drill(found: Found) -> Table:
+    """What it changes to train acting with more of the samples, with the fewest steps of each method."""
+    rows = []
+    for name in (name for name in in_order(found) if name.endswith(DRILLED)):
+        pair, plain = min(found[name]), name.removesuffix(DRILLED)
+        rows.append((plain, apart(found[name][pair], found.get(plain, {}).get(pair, {}))))
+    header = ("method", "drilled minus itself, points (95 %)")
+    return Table("Three of four samples train acting instead of two, paired by seed", header, tuple(rows))
+
+
 def against(found: Found) -> Table:
-    """One rival a row, one form that reminds of acting a column: their difference with the fewest steps of the form."""
+    """One rival a row, one form that reminds of acting a column: their difference with the fewest steps of the form.
+
+    None of them drilled, for that would do as much for rivals.
+    """
     forms = [name for name in in_order(found) if name.endswith(REMINDED)]
-    rivals = [name for name in in_order(found) if name not in forms and name != "joint"]
+    rivals = [name for name in in_order(found) if name not in (*forms, "joint") and not name.endswith(DRILLED)]
     pairs = {form: min(found[form]) for form in forms}
     rows = [
         (rival, *(apart(found[form][pairs[form]], found[rival].get(pairs[form], {})) for form in forms))
@@ -118,13 +134,13 @@ def by_task(documents: Sequence[Mapping[str, Any]]) -> Table:
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Joint training first."""
-    return sorted(methods, key=lambda name: (name != "joint", name))
+    return sorted(methods, key=lambda name: (not name.startswith("joint"), name))
 
 
 def label(trained: Mapping[str, Any]) -> str:
-    """The method, and whether it reminds of acting alone."""
+    """The method, whether it reminds of acting alone, and whether more than half of its samples train acting."""
     reminded = trained["recall"] == "use" and trained["method"] != "joint"
-    return trained["method"] + (REMINDED if reminded else "")
+    return trained["method"] + REMINDED * reminded + DRILLED * (trained.get("policy_fraction", 0.5) > 0.5)
 
 
 def apart(seeds: Mapping[int, float], others: Mapping[int, float]) -> str:

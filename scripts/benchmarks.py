@@ -107,6 +107,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 ACTING = ("method.replay_recall=use", "method.replay_draws=4")
 LONGER = ("training.steps=4000", "training.batch_size=256")
 SHARP = ("diffusion.acting_steps=2",)
+DRILL = ("policy.policy_fraction=0.75",)
 SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "dense": ("evaluation.at_steps=dense", "evaluation.episodes=10"),
@@ -119,6 +120,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "long-acting": (*LONGER, *ACTING),
     "sharp": SHARP,
     "sharp-acting": (*SHARP, *ACTING),
+    "sharp-drill": (*SHARP, *DRILL),
+    "sharp-drill-acting": (*SHARP, *DRILL, *ACTING),
     "long-sharp": (*LONGER, *SHARP),
     "long-sharp-acting": (*LONGER, *SHARP, *ACTING),
 }
@@ -127,8 +130,16 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 of each task; ``acting`` keeps four corruptions of each, all of which ask for actions; ``double``
 has two old samples beside each new one, ``acting-double`` both; ``long`` learns longer, in larger batches, and
 ``long-acting`` does so with ``acting``. ``sharp`` learns the same and acts with two sampler steps instead of eight,
-near the mean of what the demonstrations would do."""
-UPON = {"long-acting": "long", "sharp-acting": "sharp", "long-sharp": "sharp", "long-sharp-acting": "long-sharp"}
+near the mean of what the demonstrations would do; ``sharp-drill`` trains acting with three of four samples instead of
+two, and generating with the rest."""
+UPON = {
+    "long-acting": "long",
+    "sharp-acting": "sharp",
+    "sharp-drill": "sharp",
+    "sharp-drill-acting": "sharp-drill",
+    "long-sharp": "sharp",
+    "long-sharp-acting": "long-sharp",
+}
 """Settings that are held against another one than the plain one."""
 SAME = {"many": GeneratedReplay, **{name: DarkGeneratedReplay for name in SETTINGS if name.endswith("acting")}}
 """Settings that change only methods with this kind of replay; all others have the results of what they are held

@@ -147,6 +147,7 @@ def trained_with(config: Any) -> dict[str, Any]:
         "method": config.method.name,
         "recall": config.method.replay_recall,
         "draws": config.method.replay_draws,
+        "policy_fraction": config.policy.policy_fraction,
         "seed": config.seed,
         "steps": training.steps,
         "batch_size": training.batch_size,

@@ -1,5 +1,6 @@
 """Pairs are measured once, kept, and shown; the page is that of the stored results."""
 
+import functools
 import json
 import shutil
 
@@ -59,16 +60,19 @@ def test_chosen_pairs_are_rolled_out_on_chosen_start_states(tiny, tmp_path, caps
     assert "n_action_steps must be in [1, horizon = 16], got 17" in capsys.readouterr().err
 
 
-def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
-    def store(method, seed, two, eight, recall="all"):
-        cells = [
-            {"acting_steps": steps, "n_action_steps": 4, "wins": {"a-v3": wins, "b-v3": 10}}
-            for steps, wins in ((2, two), (8, eight))
-        ]
-        trained = {"method": method, "seed": seed, "recall": recall}
-        document = {"trained": trained, "tasks": ["a-v3", "b-v3"], "episodes": 10, "cells": cells}
-        (tmp_path / f"{method}-{seed}.json").write_text(json.dumps(document))
+def keep(folder, method, seed, two, eight, recall="all", **trained):
+    """A stored measurement of two tasks, whose first is solved ``two`` of ten times with two sampler steps."""
+    cells = [
+        {"acting_steps": steps, "n_action_steps": 4, "wins": {"a-v3": wins, "b-v3": 10}}
+        for steps, wins in ((2, two), (8, eight))
+    ]
+    trained = {"method": method, "seed": seed, "recall": recall, **trained}
+    document = {"trained": trained, "tasks": ["a-v3", "b-v3"], "episodes": 10, "cells": cells}
+    (folder / f"{method}-{seed}-{trained.get('policy_fraction')}.json").write_text(json.dumps(document))
 
+
+def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
+    store = functools.partial(keep, tmp_path)
     for seed, (joint, dark) in enumerate([(10, 8), (9, 8), (8, 7)]):
         store("joint", seed, joint, joint - 1)
         store("replay_dark", seed, dark, dark, "use")
@@ -93,6 +97,28 @@ def test_methods_are_paired_with_joint_training_and_with_themselves(tmp_path):
     assert cells[0][3:] == ["0.950 (0.826 to 1.000)", "–", "+5.0 (+5.0 to +5.0)"]
     assert cells[4][4:] == ["-6.7 (-13.8 to +0.5)", "+0.0 (+0.0 to +0.0)"]
     assert cells[5][5] == "–"
+
+
+def test_drilled_runs_are_held_against_themselves_and_drilled_joint_training(tmp_path):
+    for seed in range(2):
+        keep(tmp_path, "joint", seed, 8, 8)
+        keep(tmp_path, "joint", seed, 9, 9, policy_fraction=0.75)
+        keep(tmp_path, "er", seed, 5, 5, policy_fraction=0.5)
+        keep(tmp_path, "trcl", seed, 6, 6, "use")
+        keep(tmp_path, "trcl", seed, 8, 8, "use", policy_fraction=0.75)
+    whole, drilled, rivals, each = tables.seeds_tables(tmp_path).split("\n\n**T")
+    cells = {row.split("|")[1].strip(): row.split("|")[5].strip() for row in whole.splitlines()[4:]}
+    assert cells == {
+        "joint": "–",
+        "joint, drilled": "–",
+        "er": "-15.0 (-15.0 to -15.0)",
+        "trcl, acting": "-10.0 (-10.0 to -10.0)",
+        "trcl, acting, drilled": "-5.0 (-5.0 to -5.0)",
+    }
+    rows = ["| joint | +5.0 (+5.0 to +5.0) |", "| trcl, acting | +10.0 (+10.0 to +10.0) |"]
+    assert drilled.splitlines()[-2:] == rows
+    assert rivals.splitlines()[-3:] == ["| rival | trcl, acting |", "| --- | ---: |", "| er | +5.0 (+5.0 to +5.0) |"]
+    assert len(each.splitlines()) == 4 + 5
 
 
 def test_the_picture_shows_what_is_stored():
