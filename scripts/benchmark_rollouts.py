@@ -22,27 +22,22 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import mujoco
-import numpy as np
 import torch
 from rollout_loops import EXPERT, NOTHING, PUBLIC_EXPERT, Fleet, Halves, Loop
 from rollout_peers import REPEATS, OpenLoop, PublicLoop, PublicVector
+from rollout_pictures import render
+from timing import fastest, heading, line, timed
 
-from trcl_envs.catalog import make_env, make_expert, make_renderer
+from trcl_envs.catalog import make_env
 from trcl_envs.experts import MetaworldExpert
-from trcl_envs.interface import Expert, FloatArray, Renderer, SimulationError
 from trcl_envs.worlds import Worlds
 from trcl_policy.files import read_json, write_json
-from trcl_policy.rollout.record import EpisodeTrace, draw, record_episodes, tiled
-from trcl_policy.rollout.video import write_mp4
 
 TASKS = ("push-v3", "drawer-open-v3")
 WORLDS = 64
@@ -52,9 +47,6 @@ PROCESSES = (2, 4)
 """Processes of AsyncVectorEnv; its best number counts."""
 CORES = 2
 POLICIES = ("policy 5", "policy 8")
-SIZE = 256  # [px]
-TILES = 16
-FRAMES = 25
 
 
 def main() -> None:
@@ -76,12 +68,6 @@ def main() -> None:
         before = read_json(options.json) if options.json.exists() else {}
         found = {**before, "cpu": {**before.get("cpu", {}), **cpu, "machine": machine(options.rounds)}}
         write_json(options.json, found)
-
-
-def fastest(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Seconds of the fastest turn of each; they take turns, and the first one warms up."""
-    turns = [{name: work() for name, work in works.items()} for _ in range(rounds + 1)][1:]
-    return {name: min(turn[name] for turn in turns) for name in works}
 
 
 def physics(tasks: list[str], rounds: int) -> dict[str, Any]:
@@ -226,78 +212,6 @@ def timed_reset(env: Worlds, forget: bool) -> float:
     if forget:
         env.physics._starts._known.clear()
     return timed(lambda: env.reset([7]))
-
-
-def render(tasks: list[str], rounds: int) -> dict[str, Any]:
-    """Frames/s of drawing, of drawing with captions and writing an mp4, and of a grid of sixteen worlds."""
-    task = tasks[0]
-    env = make_env(task, TILES)
-    whole = record_episodes(env, Acting(make_expert(task)), range(TILES))
-    traces = [replace(trace, scenes=trace.scenes[:FRAMES]) for trace in whole]
-    env.close()
-    frames = len(traces[0].scenes)
-    try:
-        renderers = [make_renderer(task, size, size) for size in (SIZE, SIZE // 2)]
-    except SimulationError as error:
-        print(f"no pictures: {error}")
-        return {}
-    with TemporaryDirectory() as folder:
-        path, captions = Path(folder) / "a.mp4", [task, "expert"]
-        works = {
-            "drawing": lambda: timed(lambda: [renderers[0].frame(scene) for scene in traces[0].scenes]),
-            "drawing and writing": lambda: timed(
-                lambda: write_mp4(path, draw(traces[0], renderers[0], captions), 40.0, progress=False)
-            ),
-        }
-        seconds = fastest(works, rounds)
-        name = f"grid of {TILES}, drawing and writing"
-        works[name] = lambda: timed(lambda: write_mp4(path, grid(traces, renderers[1], captions), 40.0, progress=False))
-        seconds |= fastest({name: works[name]}, 1)
-    for renderer in renderers:
-        renderer.close()
-    pictures = sum(len(trace.scenes) for trace in traces)
-    counts = {name: frames for name in works} | {f"grid of {TILES}, drawing and writing": pictures}
-    rates = {name: counts[name] / seconds[name] for name in works}
-    heading(f"{task}: pictures/s at {SIZE} x {SIZE} px (in the grid {SIZE // 2} x {SIZE // 2})")
-    for name, value in rates.items():
-        line(name, value, digits=1)
-    return {"render": {"task": task, "size": SIZE, "pictures_per_s": rates}}
-
-
-@dataclass(frozen=True)
-class Acting:
-    """An expert as a controller."""
-
-    expert: Expert
-
-    def reset(self) -> None:
-        """Forget nothing: it has no memory."""
-
-    def select_action(self, observation: FloatArray) -> FloatArray:
-        """Actions in [-1, 1]."""
-        return np.clip(self.expert.actions(observation), -1, 1)
-
-
-def grid(traces: Sequence[EpisodeTrace], renderer: Renderer, captions: list[str]) -> Iterator[np.ndarray]:
-    """Frames of all traces, four in a row."""
-    return tiled([draw(trace, renderer) for trace in traces], 4, captions)
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of some work."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def heading(text: str) -> None:
-    """Print the title of a table."""
-    print(f"\n{text}", flush=True)
-
-
-def line(name: str, value: float | None, unit: str = "", digits: int = 0) -> None:
-    """Print a row of a table."""
-    print(f"  {name:<62}" + ("" if value is None else f"{value:12,.{digits}f} {unit}"), flush=True)
 
 
 def machine(rounds: int) -> dict[str, Any]:
