@@ -2,7 +2,7 @@
 
 .venv/bin/trcl train precise5 --method.name joint --out runs/precise5/joint/seed-0
 .venv/bin/python scripts/measure_acting.py runs/precise5/joint/seed-0   # all pairs, about ten minutes of one core
-.venv/bin/python scripts/measure_acting.py runs/cw10-small-sharp*/*/seed-* --pairs 2x4 8x4 --start 3000000
+.venv/bin/python scripts/measure_acting.py runs/cw10-small-sharp*/*/seed-? --pairs 2x4 8x4 --start 3000000
 .venv/bin/python scripts/measure_acting.py --page                       # only docs/acting.md and its figure
 
 Nothing is trained: the run's last checkpoint is rolled out under every pair, on the start states of the run's own
