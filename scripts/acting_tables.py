@@ -11,6 +11,7 @@ from acting_figure import share_of
 
 from trcl_policy.continual.statistics import mean_interval
 from trcl_policy.files import read_json
+from trcl_policy.report.runs import short_name
 from trcl_policy.report.tables import NONE, Table
 
 REMINDED = ", acting"
@@ -38,7 +39,7 @@ def grid(document: Mapping[str, Any]) -> str:
     header = ("sampler steps", "actions scatter by", *(f"success, looks after {look} actions" for look in looks))
     trained = document["trained"]
     of = f"seed {trained['seed']}, {trained['steps']:,} updates of {trained['batch_size']} a task"
-    tasks = ", ".join(name.removesuffix("-v3") for name in document["tasks"])
+    tasks = ", ".join(short_name(name) for name in document["tasks"])
     title = f"{label(trained)}, {of}: {tasks}; {document['episodes']} rollouts of each"
     return Table(title, header, tuple(rows)).markdown()
 
@@ -63,7 +64,7 @@ def seeds_tables(results: Path) -> str:
             seeds = pairs.setdefault((cell["acting_steps"], cell["n_action_steps"]), {})
             seeds[document["trained"]["seed"]] = sum(cell["wins"].values()) / len(cell["wins"]) / document["episodes"]
     first = documents[0]
-    tasks = ", ".join(name.removesuffix("-v3") for name in first["tasks"])
+    tasks = ", ".join(short_name(name) for name in first["tasks"])
     title = f"{tasks}; {first['episodes']} rollouts of each"
     tables = by_pair(found, title), by_drill(found), against(found), by_task(documents)
     return "\n\n".join(table.markdown() for table in tables if table.rows)
@@ -128,7 +129,7 @@ def by_task(documents: Sequence[Mapping[str, Any]]) -> Table:
         (name, *(f"{sum(shares[task] for shares in found[name]) / len(found[name]):.2f}" for task in tasks))
         for name in in_order(found)
     ]
-    header = ("method", *(task.removesuffix("-v3") for task in tasks))
+    header = ("method", *(short_name(task) for task in tasks))
     return Table("Task by task, with the fewest steps, averaged over seeds", header, tuple(rows))
 
 

@@ -35,6 +35,7 @@ from stored import RESULTS, Results, benchmarks, load
 
 from trcl_policy.files import read_json
 from trcl_policy.report.relearning import dips_table, times_table
+from trcl_policy.report.runs import short_name
 from trcl_policy.report.tables import NONE, Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,7 +215,7 @@ def origin(methods: Mapping[str, Results]) -> str:
     documents = [document for seeds in methods.values() for document in seeds.values()]
     sequences = {tuple(document["metrics"]["tasks"]) for document in documents}
     config, facts = documents[0]["config"], documents[0]["provenance"]
-    names = [task.replace("-v3", "") for task in documents[0]["metrics"]["tasks"]]
+    names = [short_name(task) for task in documents[0]["metrics"]["tasks"]]
     tasks = f"{len(names)} tasks" + (f" in {len(sequences)} orders" if len(sequences) > 1 else f": {', '.join(names)}")
     if len(names) > 20 and len(sequences) == 1:
         tasks = f"{len(names)} tasks"
