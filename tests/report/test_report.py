@@ -245,6 +245,16 @@ def test_eight_runs_differ_in_colour_and_marker():
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 16
 
 
+def test_a_long_legend_leaves_room_for_the_curves(runs):
+    run = load_runs(runs)[0]
+    few, many = (plots.average_curve([replace(run, label=f"run {n}") for n in range(count)]) for count in (8, 40))
+    for figure in (few, many):
+        plots.settle(figure)
+        legend = figure.axes[0].get_legend().get_window_extent()
+        assert 0 <= legend.y0 < legend.y1 <= figure.bbox.height
+    assert few.get_figheight() == 3.8
+
+
 # ---- unusual runs ----
 
 

@@ -247,7 +247,11 @@ def _score_axis(axes: Axes, runs: Sequence[Run], label: bool = True) -> None:
 
 
 def _legend_beside(axes: Axes) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    """A legend right of the axes; the figure grows with it, or nothing would be left for the axes."""
+    entries = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0).get_texts()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(max(figure.get_figheight(), 0.23 * len(entries) + 0.4))
 
 
 def settle(figure: Figure) -> None:
